@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace moe {
+
+enum class GateKind : std::uint8_t {
+  linear,  // logits = W x
+  mlp,     // logits = W2 tanh(W1 x): LLaMA-MoE v1
+};
+
+/// Frequencies of rotary positions (docs/numerics.md). `llama3` is LLaMA-3.1's rescaling.
+struct RopeScaling {
+  enum class Kind : std::uint8_t { none, linear, llama3 } kind = Kind::none;
+  double factor = 1;
+  double low_freq_factor = 1, high_freq_factor = 4;
+  std::int64_t original_max_position = 8192;
+};
+
+/// The expert part of a LLaMA. `experts` = 0: a dense FFN.
+struct MoeConfig {
+  std::int64_t experts = 0;
+  std::int64_t top_k = 2;
+  /// Neurons of each expert: [layers][experts]. Their sum per layer need not equal
+  /// intermediate_size (copied or dropped neurons).
+  std::vector<std::vector<std::int64_t>> expert_sizes;
+  GateKind gate = GateKind::mlp;
+  /// Noisy top-k gating in training (Shazeer et al. 2017): the checkpoint holds noise weights.
+  bool gate_noise = true;
+  double noise_epsilon = 1e-2;
+  /// Weights of the chosen experts: softmax over the chosen logits, or over all (k = 1 needs it).
+  bool softmax_over_all = false;
+  /// Factor on every expert's output, per layer: E/k keeps the dense model's magnitude.
+  std::vector<double> score_scale;
+};
+
+/// Architecture of a LLaMA, dense or with experts. What a checkpoint's config.json says.
+struct ModelConfig {
+  std::int64_t vocab_size = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t intermediate_size = 0;  // FFN neurons of the dense model
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;  // hidden_size / heads unless stated
+  std::int64_t max_positions = 2048;
+  double rms_norm_eps = 1e-5;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  bool tie_embeddings = false;
+  double initializer_range = 0.02;
+  std::int64_t bos_token = 1, eos_token = 2, pad_token = -1;  // -1: none
+  MoeConfig moe;
+
+  bool is_moe() const { return moe.experts > 0; }
+  /// Neurons of expert e of a layer; a dense FFN counts as one expert.
+  std::vector<std::int64_t> layer_expert_sizes(std::int64_t layer) const;
+  /// Throws InputError naming the first field that cannot be.
+  void validate() const;
+};
+
+/// Parameters of a model. `activated` leaves out the experts that one token does not use (k experts
+/// of average size stay) and the noise weights; embeddings and output head are both counted whole.
+/// LLaMA-MoE-3.5B (2/8): 3.493 B activated.
+struct ParameterCounts {
+  std::int64_t total = 0;
+  std::int64_t activated = 0;
+};
+ParameterCounts count_parameters(const ModelConfig& config);
+
+}  // namespace moe

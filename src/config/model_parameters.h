@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+
+namespace moe {
+
+/// Who holds a parameter: every rank, or the ranks of the expert's data group.
+enum class Placement : std::uint8_t { replicated, expert };
+
+enum class Initial : std::uint8_t { normal, ones, zeros };
+
+/// One parameter of a model, as every file of ours and every program names it.
+///
+///   embed.weight [V, H]
+///   layers.N.attention_norm.weight [H]
+///   layers.N.attention.{q,k,v}.weight [heads*d, H]   layers.N.attention.o.weight [H, heads*d]
+///   layers.N.ffn_norm.weight [H]
+///   layers.N.ffn.{gate,up,down}.weight [I, H]                      dense FFN
+///   layers.N.experts.{gate,up,down}.weight [sum of sizes, H]       experts, one after the other
+///   layers.N.router.weight [E, H]                                  linear gate
+///   layers.N.router.hidden.weight [E, H], .output.weight [E, E]    mlp gate
+///   layers.N.router.noise.weight [E, H]                            with gate_noise
+///   norm.weight [H]
+///   head.weight [V, H]                                             unless tied
+///
+/// FFN weights are neuron-major: row n of gate, up and down belongs to neuron n, so `down` is the
+/// transpose of Hugging Face's down_proj.
+struct ParameterSpec {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  Placement placement = Placement::replicated;
+  Initial initial = Initial::normal;
+  /// AdamW's weight decay applies: all but the norms (LLaMA-MoE v1).
+  bool decay = true;
+  /// For expert parameters, the first row of each expert and the total: E + 1 offsets.
+  std::vector<std::int64_t> expert_offsets = {};
+};
+
+/// All parameters in the order of the forward pass.
+std::vector<ParameterSpec> model_parameters(const ModelConfig& config);
+
+}  // namespace moe
