@@ -26,7 +26,16 @@ struct bf16 {
   operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
-enum class DType : std::uint8_t { f32, bf16, f64, i32, i64, u8 };
+/// IEEE half precision. Storage in checkpoints of others only: no kernel computes on it.
+struct f16 {
+  std::uint16_t bits;
+
+  f16() = default;
+  explicit f16(float value) : bits(std::bit_cast<std::uint16_t>(static_cast<_Float16>(value))) {}
+  operator float() const { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+};
+
+enum class DType : std::uint8_t { f32, bf16, f64, i32, i64, u8, f16 };
 
 inline constexpr std::size_t size_of(DType t) {
   switch (t) {
@@ -42,6 +51,8 @@ inline constexpr std::size_t size_of(DType t) {
       return 8;
     case DType::u8:
       return 1;
+    case DType::f16:
+      return 2;
   }
   return 0;
 }
@@ -60,10 +71,13 @@ inline constexpr const char* name(DType t) {
       return "i64";
     case DType::u8:
       return "u8";
+    case DType::f16:
+      return "f16";
   }
   return "?";
 }
 
+/// Types that kernels compute on.
 inline constexpr bool is_float(DType t) {
   return t == DType::f32 || t == DType::bf16 || t == DType::f64;
 }
@@ -104,6 +118,10 @@ struct DTypeOf<std::int64_t> {
 template <>
 struct DTypeOf<std::uint8_t> {
   static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<f16> {
+  static constexpr DType value = DType::f16;
 };
 template <class T>
 inline constexpr DType dtype_of = DTypeOf<T>::value;
