@@ -24,7 +24,7 @@ class InputError : public Error {
 template <typename... Args>
 std::string str(const Args&... args) {
   std::ostringstream out;
-  (out << ... << args);
+  ((out << args), ...);
   return out.str();
 }
 

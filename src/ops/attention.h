@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "autograd/tape.h"
+#include "kernels/backend.h"
+
+namespace moe::ops {
+
+/// Cosines and sines of rotary positions: acc[positions, head_dim / 2] each.
+struct RopeTables {
+  Tensor cos, sin;
+};
+
+/// Rotates each head of x by its row's position: first_position + row % length. x: [rows,
+/// heads * head_dim].
+Variable rope(const Variable& x, const RopeTables& tables, std::int64_t heads, std::int64_t length,
+              std::int64_t first_position);
+
+/// Causal grouped-query attention; see Backend::attention_forward for shapes.
+Variable attention(const Variable& q, const Variable& k, const Variable& v,
+                   const AttentionShape& shape);
+
+}  // namespace moe::ops

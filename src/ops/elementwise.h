@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "autograd/tape.h"
+
+namespace moe::ops {
+
+/// a + b, of one shape and type.
+Variable add(const Variable& a, const Variable& b);
+/// a + b * c; c is a constant.
+Variable multiply_add(const Variable& a, const Variable& b, const Tensor& c);
+Variable tanh(const Variable& x);
+/// log(1 + exp(x)) + offset
+Variable softplus(const Variable& x, double offset);
+
+}  // namespace moe::ops

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/loss.h"
+
+#include <algorithm>
+
+#include "kernels/backend.h"
+
+namespace moe::ops {
+namespace {
+
+constexpr std::int64_t kChunkBytes = std::int64_t{32} << 20;  // of logits
+
+}  // namespace
+
+CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const Tensor& labels,
+                                  double factor) {
+  const Tensor& xv = x.value;
+  const Tensor& w = head.value;
+  MOE_CHECK(labels.size() == xv.rows(), "cross entropy: ", labels.size(), " labels for ", xv.rows(),
+            " rows");
+  MOE_CHECK(w.cols() == xv.cols() && w.dtype() == xv.dtype(), "cross entropy: head ",
+            join(w.shape()), " ", name(w.dtype()), " for ", join(xv.shape()), " ",
+            name(xv.dtype()));
+  Backend& device = backend(xv.device());
+  const DType acc = accumulator(xv.dtype());
+  const bool gradients =
+      Tape::active() != nullptr && (x.wants_gradient() || head.wants_gradient()) && factor != 0;
+
+  const std::int64_t rows = xv.rows(), vocabulary = w.rows();
+  const std::int64_t row_bytes = vocabulary * std::int64_t(size_of(acc));
+  const std::int64_t chunk =
+      std::clamp<std::int64_t>(kChunkBytes / row_bytes, 16, std::max<std::int64_t>(rows, 16));
+  Tensor token_loss = Tensor::empty({rows}, acc, xv.device());
+  Tensor dx, dw;
+  if (gradients) {
+    dx = empty_like(xv);
+    dw = Tensor::empty(w.shape(), acc, w.device());
+    if (rows == 0) device.fill(dw, 0);
+  }
+  const Tensor flat_labels = labels.view({rows});
+  Tensor logits_buffer = Tensor::empty({std::min(chunk, rows), vocabulary}, acc, xv.device());
+  for (std::int64_t first = 0; first < rows; first += chunk) {
+    const std::int64_t n = std::min(chunk, rows - first);
+    const Tensor xc = xv.slice(first, n);
+    Tensor logits = logits_buffer.slice(0, n);
+    Tensor loss = token_loss.slice(first, n);
+    device.gemm(logits, xc, false, w, true, 0);
+    device.cross_entropy(loss, logits, flat_labels.slice(first, n), gradients ? factor : 0);
+    if (!gradients) continue;
+    Tensor dlogits = logits;
+    if (xv.dtype() != acc) {
+      dlogits = Tensor::empty(logits.shape(), xv.dtype(), xv.device());
+      device.cast(dlogits, logits);
+    }
+    Tensor dxc = dx.slice(first, n);
+    device.gemm(dxc, dlogits, false, w, false, 0);
+    device.gemm(dw, dlogits, true, xc, false, first == 0 ? 0 : 1);
+  }
+  Tensor total = Tensor::empty({1}, acc, xv.device());
+  device.sum(total, token_loss);
+  device.scale(total, factor);
+
+  Variable loss = record("linear_cross_entropy", {x, head}, total,
+                         [&device, dx, dw, acc](std::span<const Tensor> dloss) mutable {
+                           double scale = 0;
+                           const Tensor host = dloss[0].to(Device::cpu);
+                           for_accumulator(acc, [&]<class A>(A) { scale = *host.data<A>(); });
+                           if (scale != 1) {
+                             device.scale(dx, scale);
+                             device.scale(dw, scale);
+                           }
+                           return std::vector<Tensor>{dx, dw};
+                         });
+  return {loss, token_loss};
+}
+
+}  // namespace moe::ops
