@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "config/model_config.h"
+#include "core/tensor.h"
+#include "hf/model_format.h"
+
+namespace moe {
+
+/// A Hugging Face model folder seen through our parameter names (config/model_parameters.h),
+/// whatever its format: config.json, and model.safetensors or model.safetensors.index.json with its
+/// shards.
+///
+/// Opening checks everything but the values: that each parameter is stored, in the right shape and
+/// a floating-point type, and that nothing is stored that the model has no place for (except
+/// rotary_emb.inv_freq, which is computed, and noise weights of a gate without noise). Throws
+/// InputError naming file and tensor. A Mixtral folder has score scale 1; a sliding window becomes
+/// the number of positions, within which it makes no difference.
+class ModelFolder {
+ public:
+  explicit ModelFolder(const std::filesystem::path& folder);
+
+  const std::filesystem::path& path() const;
+  const ModelConfig& config() const;
+  ModelFormat format() const;
+  /// Type of the stored weights (of the embedding, where they differ): f32, bf16, f16 or f64.
+  DType stored_dtype() const;
+
+  /// Rows [first, first + rows) of a parameter, as f32, bf16, f64 or f16. Touches no more of the
+  /// files than those rows, so reading some experts leaves the others on disk. Safe from many
+  /// threads.
+  Tensor read(const std::string& name, std::int64_t first, std::int64_t rows, DType as) const;
+  Tensor read(const std::string& name, DType as) const;
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+struct WriteOptions {
+  ModelFormat format = ModelFormat::llama_moe;
+  DType dtype = DType::bf16;  // f32, bf16, f16 or f64
+  std::int64_t max_shard_bytes = 5'000'000'000;
+  /// Replace an existing model folder, after the new one is complete.
+  bool force = false;
+  /// Folder to copy the tokenizer and generation_config.json from, as far as it has them (and
+  /// LLaMA-MoE's own Python files, for that format).
+  std::optional<std::filesystem::path> tokenizer_from;
+};
+
+/// Gives rows [first, first + count) of one of our parameters, in any floating-point type.
+using ParameterRows =
+    std::function<Tensor(const std::string& name, std::int64_t first, std::int64_t count)>;
+
+/// Writes a model folder, whole or not at all: under a temporary name beside it, synced, renamed
+/// last. Rows are asked for in the order of the folder, one expert's matrix (or a part of a large
+/// matrix) at a time, so memory stays at about one matrix. Returns the bytes of all files.
+///
+/// Mixtral has no score scale, so it is multiplied into w2 (in f32 at least, then rounded). Throws
+/// InputError, before anything is asked for, when the folder exists and `force` is off, when it is
+/// no model folder, and when the format cannot hold the model: mlp gates, gate noise or uneven
+/// experts in Mixtral (set config.moe.gate_noise to false to leave the noise out), experts in
+/// llama, softmax over all experts in either; Error when the system cannot write.
+///
+/// Loading llama_moe in transformers: versions that rename every key containing "weight_g" (4.47
+/// does, LLaMA-MoE issue 74) silently lose weight_gate.*; the Mixtral layout has no such trap.
+std::int64_t write_model(const std::filesystem::path& folder, const ModelConfig& config,
+                         const WriteOptions& options, const ParameterRows& rows);
+
+}  // namespace moe
