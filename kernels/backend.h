@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/rng.h"
 #include "core/tensor.h"
 
 namespace moe {
@@ -93,6 +94,9 @@ class Backend {
   /// dgate, dup and y may be any of dy, gate and up (each element is read before it is written).
   virtual void swiglu_backward(Tensor& dgate, Tensor& dup, Tensor& y, const Tensor& dy,
                                const Tensor& gate, const Tensor& up) = 0;
+  /// Standard normal numbers: x's rows in streams.size() equal consecutive parts, element i of part s
+  /// is streams[s].normal(i). x: acc.
+  virtual void normal(Tensor& x, std::span<const Philox> streams) = 0;
   /// out[0] += sum(x^2); out is f64[1] on the CPU.
   virtual void add_squared_norm(Tensor& out, const Tensor& x) = 0;
   /// out[0] = sum(x); out is acc[1], x is acc.

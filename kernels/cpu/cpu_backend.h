@@ -24,6 +24,7 @@ class CpuBackend final : public Backend {
   void swiglu_forward(Tensor& y, const Tensor& gate, const Tensor& up) override;
   void swiglu_backward(Tensor& dgate, Tensor& dup, Tensor& y, const Tensor& dy, const Tensor& gate,
                        const Tensor& up) override;
+  void normal(Tensor& x, std::span<const Philox> streams) override;
   void add_squared_norm(Tensor& out, const Tensor& x) override;
   void sum(Tensor& out, const Tensor& x) override;
 
