@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/app.h"
+
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <exception>
+#include <iostream>
+
+#include "core/error.h"
+#include "core/log.h"
+
+namespace moe {
+namespace {
+
+constexpr auto kRedraw = std::chrono::milliseconds(100);
+constexpr auto kPlainLine = std::chrono::seconds(10);
+constexpr int kBarWidth = 24;
+
+}  // namespace
+
+int report_error(const std::string& name, int rank) {
+  const std::string who = rank < 0 ? name : fmt::format("{} (rank {})", name, rank);
+  const auto say = [&](const char* message) {
+    log_line(fmt::format("{}: error: {}", who, message));
+  };
+  try {
+    throw;
+  } catch (const InputError& e) {
+    say(e.what());
+    return kExitBadInput;
+  } catch (const std::bad_alloc&) {
+    say("out of memory");
+  } catch (const std::exception& e) {
+    say(e.what());
+  } catch (...) {
+    say("an exception of an unknown type");
+  }
+  return kExitFailed;
+}
+
+int run_program(int argc, char** argv, const ProgramText& text,
+                const std::function<Action(CLI::App&)>& define) {
+  try {
+    CLI::App app(text.description, text.name);
+    app.set_version_flag("--version", text.name + " " MOE_VERSION);
+    app.footer(text.examples);
+    app.get_formatter()->column_width(34);
+    const Action action = define(app);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+      if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+      std::cerr << text.name << ": error: " << e.what() << " (see " << text.name << " --help)\n";
+      return kExitBadInput;
+    }
+    return action();
+  } catch (...) {
+    return report_error(text.name);
+  }
+}
+
+Progress::Progress(std::string what, std::int64_t total, std::string rate_unit)
+    : what_(std::move(what)),
+      rate_unit_(std::move(rate_unit)),
+      total_(total),
+      quiet_(log_rank() != 0),
+      terminal_(isatty(STDERR_FILENO) == 1),
+      start_(Clock::now()),
+      next_(start_ + (terminal_ ? Clock::duration(kRedraw) : Clock::duration(kPlainLine))) {}
+
+Progress::~Progress() { finish(); }
+
+void Progress::update(std::int64_t done, std::int64_t items) {
+  const auto now = Clock::now();
+  if (quiet_ || now < next_) return;
+  next_ = now + (terminal_ ? Clock::duration(kRedraw) : Clock::duration(kPlainLine));
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double fraction = total_ > 0 ? std::min(1.0, double(done) / double(total_)) : 0;
+  draw(fraction, double(items) / seconds, seconds);
+}
+
+void Progress::draw(double fraction, double items_per_second, double seconds) {
+  std::string line = what_ + " ";
+  if (total_ > 0) {
+    const int filled = int(fraction * kBarWidth);
+    if (terminal_)
+      line += "[" + std::string(std::size_t(filled), '#') +
+              std::string(std::size_t(kBarWidth - filled), '.') + "] ";
+    line += fmt::format("{:3.0f}% ", 100 * fraction);
+  }
+  line += fmt::format("{} {}/s, {} gone", readable_count(items_per_second), rate_unit_,
+                      readable_seconds(seconds));
+  if (fraction > 0)
+    line += fmt::format(", {} left", readable_seconds(seconds * (1 - fraction) / fraction));
+  if (terminal_)
+    std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  else
+    log_line(line);
+  drawn_ = true;
+}
+
+void Progress::finish() {
+  if (drawn_ && terminal_) std::fprintf(stderr, "\r\033[K");
+  drawn_ = false;
+  quiet_ = true;
+}
+
+std::string readable_count(double value) {
+  if (value < 1000) return fmt::format("{:.0f}", value);
+  for (const char* suffix : {"k", "M", "G", "T"}) {
+    value /= 1000;
+    if (value < 1000) return fmt::format("{:.{}f}{}", value, value < 10 ? 2 : 1, suffix);
+  }
+  return fmt::format("{:.0f}T", value);
+}
+
+std::string readable_seconds(double seconds) {
+  const auto s = std::int64_t(std::llround(std::min(seconds, 3.6e8)));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+}
+
+}  // namespace moe
