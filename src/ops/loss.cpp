@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/backend.h"
+#include "ops/scalar.h"
 
 namespace moe::ops {
 namespace {
@@ -60,17 +61,10 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
   device.sum(total, token_loss);
   device.scale(total, factor);
 
-  Variable loss = record("linear_cross_entropy", {x, head}, total,
-                         [&device, dx, dw, acc](std::span<const Tensor> dloss) mutable {
-                           double scale = 0;
-                           const Tensor host = dloss[0].to(Device::cpu);
-                           for_accumulator(acc, [&]<class A>(A) { scale = *host.data<A>(); });
-                           if (scale != 1) {
-                             device.scale(dx, scale);
-                             device.scale(dw, scale);
-                           }
-                           return std::vector<Tensor>{dx, dw};
-                         });
+  Variable loss =
+      record("linear_cross_entropy", {x, head}, total, [dx, dw](std::span<const Tensor> dloss) {
+        return std::vector<Tensor>{scaled_by(dx, dloss[0]), scaled_by(dw, dloss[0])};
+      });
   return {loss, token_loss};
 }
 
