@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "config/model_config.h"
+#include "core/tensor.h"
 
 namespace moe {
 
@@ -40,6 +42,11 @@ struct ParameterSpec {
   /// For expert parameters, the first row of each expert and the total: E + 1 offsets.
   std::vector<std::int64_t> expert_offsets = {};
 };
+
+/// Gives rows [first, first + count) of a parameter, in any floating-point type: how model folders,
+/// checkpoints, splits and random initial weights hand parameters to one another.
+using ParameterRows =
+    std::function<Tensor(const std::string& name, std::int64_t first, std::int64_t count)>;
 
 /// All parameters in the order of the forward pass.
 std::vector<ParameterSpec> model_parameters(const ModelConfig& config);
