@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "comm/process_grid.h"
+#include "nn/router.h"
+
+namespace moe {
+
+/// A feed-forward layer's output, and the router losses that came with it.
+struct FfnOutput {
+  Variable y;     // T[tokens, hidden]
+  Variable loss;  // acc[1]; undefined value: none
+};
+
+/// The dense feed-forward of one layer: SwiGLU over all neurons.
+class DenseFfn {
+ public:
+  DenseFfn(const ParameterStore& parameters, std::int64_t layer);
+  FfnOutput forward(const Variable& x) const;
+
+ private:
+  Variable gate_, up_, down_;
+};
+
+/// The mixture of experts of one layer, its experts spread over an expert group. Each token's row
+/// goes to the ranks that hold its k experts and back:
+///   route -> sort by expert -> dispatch -> all-to-all -> experts -> all-to-all -> combine.
+/// Dropless. Every rank takes part in every exchange, even with no tokens.
+class MoeLayer {
+ public:
+  MoeLayer(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer,
+           const ProcessGrid& grid);
+  /// x: T[tokens, hidden].
+  FfnOutput forward(const Variable& x, const ForwardContext& context) const;
+
+ private:
+  Variable run_experts(const Variable& sorted, const std::vector<std::int64_t>& counts) const;
+
+  std::int64_t layer_, experts_, local_experts_;
+  double scale_;
+  Communicator& group_;
+  Router router_;
+  Variable gate_, up_, down_;                 // this rank's experts, neuron-major
+  std::vector<std::int64_t> neuron_offsets_;  // of its experts within those
+};
+
+}  // namespace moe

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "comm/communicator.h"
+#include "config/model_config.h"
+#include "nn/forward_context.h"
+#include "nn/parameter_store.h"
+#include "ops/routing.h"
+
+namespace moe {
+
+/// Where the tokens of a layer go, and how balanced that is.
+struct RouterOutput {
+  ops::Routing routing;
+  Variable weights;  // acc[tokens, k], without the score scale
+  Variable loss;     // acc[1], all router losses of the layer; undefined value: none
+};
+
+/// The gate of one layer: logits in at least f32 from a linear map or LLaMA-MoE v1's tanh MLP,
+/// noise while training (Shazeer et al. 2017), top-k, weights and balance losses
+/// (docs/numerics.md).
+class Router {
+ public:
+  /// `world` carries the statistics of BalanceScope::step.
+  Router(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer,
+         Communicator& world);
+
+  /// x: T[tokens, hidden].
+  RouterOutput forward(const Variable& x, const ForwardContext& context) const;
+
+ private:
+  struct Logits {
+    Variable clean, noisy, sigma;  // noisy is clean without noise; sigma then has no value
+  };
+  Logits logits(const Variable& x, const ForwardContext& context) const;
+  Variable losses(const Logits& logits, const RouterOutput& output,
+                  const ForwardContext& context) const;
+
+  const MoeConfig& moe_;
+  std::int64_t layer_;
+  Communicator& world_;
+  Variable linear_;           // [E, H]
+  Variable hidden_, output_;  // mlp: [E, H], [E, E]
+  Variable noise_;            // [E, H] when the model has it
+};
+
+}  // namespace moe

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nn/transformer.h"
+
+#include "autograd/recompute.h"
+#include "comm/watchdog.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/linear.h"
+#include "ops/loss.h"
+#include "ops/norm.h"
+
+namespace moe {
+namespace {
+
+/// Padding marks for the router, where the batch has any.
+Tensor valid_marks(const Tensor& tokens) {
+  const Tensor host = tokens.to(Device::cpu);
+  const auto* id = host.data<std::int32_t>();
+  Tensor valid = Tensor::empty({host.size()}, DType::u8);
+  bool padded = false;
+  for (std::int64_t t = 0; t < host.size(); ++t) {
+    valid.data<std::uint8_t>()[t] = id[t] >= 0;
+    padded = padded || id[t] < 0;
+  }
+  return padded ? valid.to(tokens.device()) : Tensor();
+}
+
+}  // namespace
+
+Transformer::Transformer(const ModelConfig& config, const ParameterStore& parameters,
+                         const ProcessGrid& grid)
+    : config_(config),
+      dtype_(parameters.dtype()),
+      embedding_(parameters["embed.weight"]),
+      norm_(parameters["norm.weight"]),
+      head_(parameters[config.tie_embeddings ? "embed.weight" : "head.weight"]) {
+  for (std::int64_t l = 0; l < config.layers; ++l) {
+    const std::string prefix = str("layers.", l, ".");
+    Layer layer{parameters[prefix + "attention_norm.weight"],
+                parameters[prefix + "ffn_norm.weight"],
+                Attention(config, parameters, l),
+                {},
+                {},
+                {}};
+    if (config.is_moe()) {
+      layer.experts.emplace(config, parameters, l, grid);
+    } else {
+      layer.dense.emplace(parameters, l);
+    }
+    for (const Parameter& p : parameters.all())
+      if (p.name().starts_with(prefix)) layer.parameters.push_back(p.variable);
+    layers_.push_back(std::move(layer));
+  }
+}
+
+const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
+  if (!tables_.cos.defined() || tables_.cos.rows() < positions) {
+    MemoryScope scope(MemoryKind::weights);
+    tables_ = rope_tables(config_, positions, accumulator(dtype_));
+  }
+  return tables_;
+}
+
+FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
+                                 const ForwardContext& context, KvCache* cache) const {
+  const double eps = config_.rms_norm_eps;
+  const Variable middle = ops::add(
+      x,
+      layer.attention.forward(ops::rmsnorm(x, layer.attention_norm, eps), tables_, context, cache));
+  const Variable normed = ops::rmsnorm(middle, layer.ffn_norm, eps);
+  FfnOutput out =
+      layer.experts ? layer.experts->forward(normed, context) : layer.dense->forward(normed);
+  out.y = ops::add(middle, out.y);
+  return out;
+}
+
+Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& context,
+                                        std::vector<KvCache>* caches, bool recompute_blocks) const {
+  context.sequences = tokens.rows();
+  context.length = tokens.cols();
+  if (!context.valid.defined()) context.valid = valid_marks(tokens);
+  if (context.statistics != nullptr) context.statistics->resize(layers_.size());
+  tables(context.first_position + context.length);
+
+  set_phase("embedding");
+  Hidden h{ops::embedding(embedding_, tokens), {}};
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const Layer& layer = layers_[l];
+    set_phase("layer", std::int32_t(l));
+    if (!recompute_blocks) {
+      FfnOutput out = run_layer(layer, h.x, context, caches ? &(*caches)[l] : nullptr);
+      h.x = out.y;
+      if (out.loss.value.defined()) h.loss.push_back(out.loss);
+      continue;
+    }
+    const Block block = [this, &layer, context](std::span<const Variable> in) {
+      FfnOutput out = run_layer(layer, in[0], context, nullptr);
+      std::vector<Variable> result = {out.y};
+      if (out.loss.value.defined()) result.push_back(out.loss);
+      return result;
+    };
+    std::vector<Variable> out = recompute(block, std::span(&h.x, 1), layer.parameters);
+    h.x = out[0];
+    if (out.size() > 1) h.loss.push_back(out[1]);
+  }
+  h.x = ops::rmsnorm(h.x, norm_, config_.rms_norm_eps);
+  return h;
+}
+
+ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
+                            ForwardContext context, bool recompute_blocks) const {
+  const Hidden h = hidden(tokens, context, nullptr, recompute_blocks);
+  set_phase("loss");
+  const ops::CrossEntropy ce = ops::linear_cross_entropy(h.x, head_, labels, inverse_labels);
+  ModelLoss out{ce.loss, ce.token_loss};
+  for (const Variable& term : h.loss) out.total = ops::add(out.total, term);
+  return out;
+}
+
+Tensor Transformer::logits(const Tensor& tokens, ForwardContext context,
+                           std::vector<KvCache>* caches) const {
+  const NoTape no_recording;
+  const Hidden h = hidden(tokens, context, caches, false);
+  return ops::linear(h.x, head_, accumulator(dtype_)).value;
+}
+
+}  // namespace moe

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "nn/attention.h"
+#include "nn/moe_layer.h"
+
+namespace moe {
+
+/// Loss of the tokens of this rank, already divided by the global batch's counts: summing over
+/// ranks and micro-batches gives the global batch's mean.
+struct ModelLoss {
+  Variable total;     // acc[1]: cross-entropy and router losses
+  Tensor token_loss;  // acc[tokens]: each token's cross-entropy, 0 where not scored
+};
+
+/// A LLaMA (Touvron et al. 2023), dense or with experts: embedding, then per layer attention and
+/// feed-forward behind RMS norms with residual connections, final norm, output head.
+class Transformer {
+ public:
+  /// Keeps references to all three.
+  Transformer(const ModelConfig& config, const ParameterStore& parameters, const ProcessGrid& grid);
+
+  /// Mean cross-entropy over labelled tokens plus router losses. tokens: i32[sequences, length],
+  /// -1: padding; labels: the same shape, -1: not scored. inverse_labels: 1 / scored tokens of the
+  /// global batch. Recomputes each layer in backward when `recompute_blocks`.
+  ModelLoss loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
+                 ForwardContext context, bool recompute_blocks = false) const;
+
+  /// acc[tokens, vocabulary]. `caches` (one per layer, or empty) hold what came before.
+  Tensor logits(const Tensor& tokens, ForwardContext context,
+                std::vector<KvCache>* caches = nullptr) const;
+
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  struct Layer {
+    Variable attention_norm, ffn_norm;
+    Attention attention;
+    std::optional<DenseFfn> dense;
+    std::optional<MoeLayer> experts;
+    std::vector<Variable> parameters;  // all of the layer, for recompute
+  };
+  struct Hidden {
+    Variable x;                  // T[tokens, hidden], after the final norm
+    std::vector<Variable> loss;  // router losses, one per layer that has them
+  };
+  Hidden hidden(const Tensor& tokens, ForwardContext& context, std::vector<KvCache>* caches,
+                bool recompute_blocks) const;
+  FfnOutput run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
+                      KvCache* cache) const;
+  const ops::RopeTables& tables(std::int64_t positions) const;
+
+  const ModelConfig& config_;
+  DType dtype_;
+  Variable embedding_, norm_, head_;
+  std::vector<Layer> layers_;
+  mutable ops::RopeTables tables_;  // grown on demand
+};
+
+}  // namespace moe
