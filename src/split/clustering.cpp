@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "split/clustering.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "core/parallel.h"
+#include "core/rng.h"
+#include "split/balanced_assignment.h"
+
+namespace moe {
+
+namespace {
+
+constexpr std::int64_t kRowGrain = 64;   // rows per parallel chunk
+constexpr std::int64_t kColGrain = 512;  // columns per parallel chunk
+constexpr int kMaxIterations = 100;
+constexpr double kTolerance = 1e-4;
+
+/// Cluster means as f32 values held in f64, [blocks][d][kBlock]: eight clusters side by side, the
+/// last block padded with zeros. A product of two such values is exact in f64, so a sum of them has
+/// the same bits with and without fused multiply-add.
+class Means {
+ public:
+  static constexpr std::int64_t kBlock = 8;
+
+  Means(std::int64_t clusters, std::int64_t dims)
+      : clusters_(clusters),
+        dims_(dims),
+        values_(std::size_t((clusters + kBlock - 1) / kBlock * kBlock * dims), 0.0),
+        squares_(std::size_t(clusters), 0.0) {}
+
+  std::int64_t clusters() const { return clusters_; }
+  double square(std::int64_t c) const { return squares_[std::size_t(c)]; }
+  double explained(const std::vector<std::int64_t>& sizes) const {
+    double sum = 0;
+    for (std::int64_t c = 0; c < clusters_; ++c) sum += double(sizes[std::size_t(c)]) * square(c);
+    return sum;
+  }
+
+  void set_to_point(std::int64_t c, const float* point) {
+    for (std::int64_t d = 0; d < dims_; ++d) at(c, d) = double(point[d]);
+    update_square(c);
+  }
+
+  /// The mean of each cluster's points.
+  void set_to_means(const Tensor& points, const std::vector<std::int32_t>& labels) {
+    const std::int64_t n = points.rows();
+    const float* x = points.data<float>();
+    std::vector<std::int64_t> counts(std::size_t(clusters_), 0);
+    for (const std::int32_t c : labels) ++counts[std::size_t(c)];
+    parallel_for(dims_, kColGrain, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<double> sums(std::size_t(clusters_ * (end - begin)), 0.0);
+      for (std::int64_t i = 0; i < n; ++i) {
+        double* sum = sums.data() + labels[std::size_t(i)] * (end - begin);
+        const float* row = x + i * dims_;
+        for (std::int64_t d = begin; d < end; ++d) sum[d - begin] += double(row[d]);
+      }
+      for (std::int64_t c = 0; c < clusters_; ++c)
+        for (std::int64_t d = begin; d < end; ++d)
+          at(c, d) = double(float(sums[std::size_t(c * (end - begin) + d - begin)] /
+                                  double(counts[std::size_t(c)])));
+    });
+    for (std::int64_t c = 0; c < clusters_; ++c) update_square(c);
+  }
+
+  /// products[i * kBlock + j] = <row i, mean 8 * block + j> for two rows.
+  void dot_pair(const float* row0, const float* row1, std::int64_t block, double* products) const {
+    const double* m = values_.data() + block * dims_ * kBlock;
+    double sum0[kBlock] = {}, sum1[kBlock] = {};
+    for (std::int64_t d = 0; d < dims_; ++d) {
+      const double x0 = double(row0[d]), x1 = double(row1[d]);
+      for (std::int64_t j = 0; j < kBlock; ++j) {
+        sum0[j] += x0 * m[d * kBlock + j];
+        sum1[j] += x1 * m[d * kBlock + j];
+      }
+    }
+    std::copy(sum0, sum0 + kBlock, products);
+    std::copy(sum1, sum1 + kBlock, products + kBlock);
+  }
+
+ private:
+  double& at(std::int64_t c, std::int64_t d) {
+    return values_[std::size_t((c / kBlock * dims_ + d) * kBlock + c % kBlock)];
+  }
+  void update_square(std::int64_t c) {
+    double sum = 0;
+    for (std::int64_t d = 0; d < dims_; ++d) sum += at(c, d) * at(c, d);
+    squares_[std::size_t(c)] = sum;
+  }
+
+  std::int64_t clusters_, dims_;
+  std::vector<double> values_, squares_;
+};
+
+std::vector<double> squared_norms(const Tensor& points) {
+  const std::int64_t d = points.cols();
+  std::vector<double> norms(std::size_t(points.rows()));
+  parallel_for(points.rows(), kRowGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const float* row = points.data<float>() + i * d;
+      double sum = 0;
+      for (std::int64_t j = 0; j < d; ++j) sum += double(row[j]) * double(row[j]);
+      norms[std::size_t(i)] = sum;
+    }
+  });
+  return norms;
+}
+
+/// distances[i, c] = |x_i - mean_c|^2, never negative.
+void squared_distances(std::vector<double>& distances, const Tensor& points,
+                       const std::vector<double>& norms, const Means& means) {
+  const std::int64_t n = points.rows(), d = points.cols(), clusters = means.clusters();
+  distances.resize(std::size_t(n * clusters));
+  parallel_for(n, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
+    double products[2 * Means::kBlock];
+    for (std::int64_t first = 0; first < clusters; first += Means::kBlock)
+      for (std::int64_t i = begin; i < end; i += 2) {
+        const std::int64_t other = std::min(i + 1, end - 1);
+        means.dot_pair(points.data<float>() + i * d, points.data<float>() + other * d,
+                       first / Means::kBlock, products);
+        for (std::int64_t row = i; row <= other; ++row)
+          for (std::int64_t c = first; c < std::min(first + Means::kBlock, clusters); ++c)
+            distances[std::size_t(row * clusters + c)] =
+                std::max(0.0, norms[std::size_t(row)] + means.square(c) -
+                                  2 * products[(row - i) * Means::kBlock + c - first]);
+      }
+  });
+}
+
+/// The first seed is any point; each further one is drawn with a chance proportional to its squared
+/// distance from the seeds so far.
+Means kmeanspp_seeds(const Tensor& points, const std::vector<double>& norms, std::int64_t clusters,
+                     const Philox& random) {
+  const std::int64_t n = points.rows(), d = points.cols();
+  Means seeds(clusters, d);
+  std::vector<double> nearest(std::size_t(n), std::numeric_limits<double>::infinity()), distance;
+  std::int64_t chosen = std::int64_t(random.below(0, std::uint64_t(n)));
+  for (std::int64_t c = 0;; ++c) {
+    const float* seed = points.data<float>() + chosen * d;
+    seeds.set_to_point(c, seed);
+    if (c + 1 == clusters) return seeds;
+    Means last(1, d);
+    last.set_to_point(0, seed);
+    squared_distances(distance, points, norms, last);
+    double total = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      nearest[std::size_t(i)] = std::min(nearest[std::size_t(i)], distance[std::size_t(i)]);
+      total += nearest[std::size_t(i)];
+    }
+    double rest = random.uniform(std::uint64_t(c) + 1) * total;
+    for (chosen = 0; chosen + 1 < n; ++chosen) {
+      rest -= nearest[std::size_t(chosen)];
+      if (rest < 0) break;
+    }
+  }
+}
+
+/// The distances as integers: exact arithmetic makes the assignment's result unambiguous.
+class IntegerCosts {
+ public:
+  explicit IntegerCosts(const std::vector<double>& norms) {
+    double largest = 0;
+    for (const double norm : norms) largest = std::max(largest, norm);
+    // Distances are at most 4 * largest, and 2^40 times 2^20 points stays below 2^62.
+    scale_ = largest > 0 ? 0x1p38 / largest : 1;
+  }
+  const std::vector<std::int64_t>& of(const std::vector<double>& distances) {
+    costs_.resize(distances.size());
+    for (std::size_t i = 0; i < costs_.size(); ++i)
+      costs_[i] = std::int64_t(distances[i] * scale_ + 0.5);
+    return costs_;
+  }
+
+ private:
+  double scale_;
+  std::vector<std::int64_t> costs_;
+};
+
+double nearest_sum(const std::vector<double>& distances, std::int64_t clusters) {
+  double sum = 0;
+  for (auto row = distances.begin(); row != distances.end(); row += clusters)
+    sum += *std::min_element(row, row + clusters);
+  return sum;
+}
+
+}  // namespace
+
+void normalise_rows(Tensor& points) {
+  const std::int64_t d = points.cols();
+  const std::vector<double> norms = squared_norms(points);
+  parallel_for(points.rows(), kRowGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      if (norms[std::size_t(i)] == 0) continue;
+      const double factor = 1 / std::sqrt(norms[std::size_t(i)]);
+      float* row = points.data<float>() + i * d;
+      for (std::int64_t j = 0; j < d; ++j) row[j] = float(double(row[j]) * factor);
+    }
+  });
+}
+
+double inertia(const Tensor& points, const std::vector<std::int32_t>& labels,
+               std::int64_t clusters) {
+  Means means(clusters, points.cols());
+  means.set_to_means(points, labels);
+  std::vector<std::int64_t> sizes(std::size_t(clusters), 0);
+  for (const std::int32_t c : labels) ++sizes[std::size_t(c)];
+  double total = 0;
+  for (const double norm : squared_norms(points)) total += norm;
+  return total - means.explained(sizes);
+}
+
+Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>& sizes,
+                           std::uint64_t seed, std::uint64_t stream, int starts) {
+  MOE_CHECK(starts >= 1, "k-means needs at least one start");
+  const std::int64_t clusters = std::int64_t(sizes.size());
+  const std::vector<double> norms = squared_norms(points);
+  double total = 0;
+  for (const double norm : norms) total += norm;
+  MOE_CHECK(std::isfinite(total), "k-means over points that are not finite");
+
+  IntegerCosts costs(norms);
+  std::vector<double> distances;
+  Clustering best;
+  best.objective = std::numeric_limits<double>::infinity();
+  for (int start = 0; start < starts; ++start) {
+    const Philox random(seed, RandomPurpose::split, {stream, std::uint64_t(start), 1});
+    Means means = kmeanspp_seeds(points, norms, clusters, random);
+    std::vector<std::int64_t> prices(std::size_t(clusters), 0);
+    Clustering run;
+    double explained = 0;
+    while (run.iterations < kMaxIterations) {
+      squared_distances(distances, points, norms, means);
+      std::vector<std::int32_t> labels = balanced_assignment(costs.of(distances), sizes, prices);
+      if (labels == run.labels) break;
+      run.labels = std::move(labels);
+      ++run.iterations;
+      means.set_to_means(points, run.labels);
+      const double now = means.explained(sizes);
+      if (now <= explained * (1 + kTolerance)) break;
+      explained = now;
+    }
+    run.objective = total - means.explained(sizes);
+    if (run.objective >= best.objective) continue;
+    squared_distances(distances, points, norms, means);
+    run.unbalanced = nearest_sum(distances, clusters);
+    best = std::move(run);
+  }
+  return best;
+}
+
+}  // namespace moe

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "config/model_config.h"
+#include "core/tensor.h"
+
+namespace moe {
+
+/// How the routers of a new mixture of experts begin.
+enum class GateInit : std::uint8_t {
+  mlp,     // LLaMA-MoE v1's: W2 tanh(W1 x), both N(0, 0.02^2)
+  linear,  // W x, N(0, 0.02^2)
+  zeros,   // W x with W = 0: with k = E and scale E the model computes what the dense one does
+};
+
+/// "mlp", "linear" or "zeros"; throws InputError otherwise.
+GateInit gate_init_named(std::string_view text);
+const char* name(GateInit init);
+GateKind gate_kind(GateInit init);
+
+/// Whether `parameter` (config/model_parameters.h) belongs to a router.
+bool is_router_parameter(const std::string& parameter);
+
+/// Rows [first, first + rows) of a router's weights, f32 [rows, cols]. Element i of the whole
+/// matrix depends on (seed, parameter, i) alone. Noise weights are zeros: softplus(0) + epsilon is
+/// the noise that LLaMA-MoE v1 starts from.
+Tensor initial_gate_rows(const std::string& parameter, std::int64_t first, std::int64_t rows,
+                         std::int64_t cols, GateInit init, std::uint64_t seed);
+
+}  // namespace moe

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "split/split_model.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <map>
+
+#include "config/model_parameters.h"
+#include "core/error.h"
+#include "core/parallel.h"
+#include "hf/model_folder.h"
+
+namespace moe {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// y[i,:] = x[rows[i],:] for i in [first, first + count), any type.
+Tensor gather_rows(const Tensor& x, const std::vector<std::int64_t>& rows, std::int64_t first,
+                   std::int64_t count) {
+  Tensor y = Tensor::empty({count, x.cols()}, x.dtype());
+  const std::size_t row_bytes = std::size_t(x.cols()) * size_of(x.dtype());
+  parallel_for(count, 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i)
+      std::memcpy(y.bytes() + std::size_t(i) * row_bytes,
+                  x.bytes() + std::size_t(rows[std::size_t(first + i)]) * row_bytes, row_bytes);
+  });
+  return y;
+}
+
+/// Splits layers as their experts' weights are asked for. Keeps every partition, but dense weights
+/// of one layer at most.
+class ExpertSource {
+ public:
+  ExpertSource(const ModelFolder& dense, DType dtype, const SplitOptions& options,
+               const Construction& construction, std::vector<std::int64_t> sizes)
+      : dense_(dense),
+        dtype_(dtype),
+        seed_(options.seed),
+        construction_(construction),
+        sizes_(std::move(sizes)) {}
+
+  /// Rows of the experts' `part` ("gate", "up", "down") of a layer.
+  Tensor rows(std::int64_t layer, const std::string& part, std::int64_t first, std::int64_t count) {
+    const LayerPlan& plan = plan_of(layer);
+    if (layer != held_layer_) {
+      held_.clear();
+      held_layer_ = layer;
+    }
+    Tensor& weights = held_[part];
+    if (!weights.defined()) weights = dense_.read(dense_name(layer, part), dtype_);
+    Tensor result = gather_rows(weights, plan.order, first, count);
+    if (first + count == std::int64_t(plan.order.size())) held_.erase(part);
+    return result;
+  }
+
+  const LayerSplit& split_of(std::int64_t layer) { return plan_of(layer).split; }
+  double construction_seconds() const { return construction_seconds_; }
+
+ private:
+  struct LayerPlan {
+    LayerSplit split;
+    std::vector<std::int64_t> order;
+  };
+
+  static std::string dense_name(std::int64_t layer, std::string_view part) {
+    return str("layers.", layer, ".ffn.", part, ".weight");
+  }
+
+  const LayerPlan& plan_of(std::int64_t layer) {
+    const auto known = plans_.find(layer);
+    if (known != plans_.end()) return known->second;
+    held_.clear();
+    const auto start = Clock::now();
+    const SplitContext context{layer, seed_, dense_.config().intermediate_size, sizes_};
+    LayerPlan plan;
+    plan.split = construction_.split(context, [&](std::string_view part) {
+      return dense_.read(dense_name(layer, part), DType::f32);
+    });
+    check_partition(plan.split.partition, context.neurons, construction_.coverage());
+    MOE_CHECK(plan.split.partition.sizes() == sizes_, "the construction made experts of ",
+              join(plan.split.partition.sizes(), ", "), " neurons, not of ", join(sizes_, ", "));
+    plan.order = plan.split.partition.order();
+    construction_seconds_ += seconds_since(start);
+    return plans_.emplace(layer, std::move(plan)).first->second;
+  }
+
+  const ModelFolder& dense_;
+  DType dtype_;
+  std::uint64_t seed_;
+  const Construction& construction_;
+  std::vector<std::int64_t> sizes_;
+  std::map<std::int64_t, LayerPlan> plans_;
+  std::int64_t held_layer_ = -1;
+  std::map<std::string, Tensor> held_;
+  double construction_seconds_ = 0;
+};
+
+void check_options(const SplitOptions& o, const ModelFolder& dense) {
+  const std::string input = o.input.string();
+  MOE_REQUIRE(!dense.config().is_moe(), input, " already holds a mixture of ",
+              dense.config().moe.experts, " experts: a dense model is needed");
+  MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
+  MOE_REQUIRE(o.experts <= dense.config().intermediate_size, "cannot make ", o.experts,
+              " experts of the ", dense.config().intermediate_size, " FFN neurons of ", input);
+  MOE_REQUIRE(o.top_k >= 1 && o.top_k <= o.experts, "top-k must lie between 1 and the number of ",
+              "experts (", o.experts, "), is ", o.top_k);
+  MOE_REQUIRE(!o.scale || (std::isfinite(*o.scale) && *o.scale > 0),
+              "the scale must be a positive number, is ", *o.scale);
+  std::error_code ignored;
+  MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
+              "input and output are the same folder: ", input);
+  MOE_REQUIRE(o.force || !std::filesystem::exists(o.output), o.output.string(),
+              " exists already: choose another output or replace it with --force");
+  MOE_REQUIRE(o.format != ModelFormat::llama,
+              "a llama folder holds no experts: use the format llama-moe or mixtral");
+  if (o.format != ModelFormat::mixtral) return;
+  MOE_REQUIRE(o.gate != GateInit::mlp,
+              "the mixtral format has no mlp gate: use --gate linear or zeros, or --format "
+              "llama-moe");
+  MOE_REQUIRE(!o.gate_noise.value_or(false),
+              "the mixtral format has no gate noise: leave it out or use --format llama-moe");
+  MOE_REQUIRE(dense.config().intermediate_size % o.experts == 0,
+              "the mixtral format needs experts ", "of one size, but ",
+              dense.config().intermediate_size, " neurons do not divide by ", o.experts,
+              ": choose another number of experts or --format llama-moe");
+}
+
+ModelConfig moe_config(const SplitOptions& o, const ModelConfig& dense, GateInit gate,
+                       const std::vector<std::int64_t>& sizes) {
+  ModelConfig config = dense;
+  const std::size_t layers = std::size_t(dense.layers);
+  config.moe.experts = o.experts;
+  config.moe.top_k = o.top_k;
+  config.moe.expert_sizes.assign(layers, sizes);
+  config.moe.gate = gate_kind(gate);
+  config.moe.gate_noise =
+      o.gate_noise.value_or(o.format == ModelFormat::llama_moe && gate != GateInit::zeros);
+  config.moe.softmax_over_all = false;
+  config.moe.score_scale.assign(layers, o.scale.value_or(double(o.experts) / double(o.top_k)));
+  config.validate();
+  return config;
+}
+
+std::vector<std::string> warnings_of(const SplitOptions& o) {
+  std::vector<std::string> warnings;
+  if (o.top_k == 1 && o.experts > 1)
+    warnings.push_back(str(
+        "with top-k 1 the softmax over the chosen expert is always 1, so the router gets no "
+        "gradient from the language model's loss; the ",
+        name(o.format), " format cannot say otherwise: train with model.softmax_over_all: true"));
+  return warnings;
+}
+
+/// "layers.3.experts.up.weight" -> (3, "up"); nothing for other parameters.
+std::optional<std::pair<std::int64_t, std::string>> expert_part(const std::string& parameter) {
+  constexpr std::string_view kLayers = "layers.", kExperts = ".experts.";
+  const std::size_t experts = parameter.find(kExperts);
+  if (experts == std::string::npos) return std::nullopt;
+  const std::size_t part = experts + kExperts.size();
+  return std::pair{std::int64_t(std::stoll(parameter.substr(kLayers.size()))),
+                   parameter.substr(part, parameter.find('.', part) - part)};
+}
+
+}  // namespace
+
+SplitReport split_model(const SplitOptions& options, const SplitProgress& progress) {
+  const auto start = Clock::now();
+  const auto construction = make_construction(options.method, options.construction);
+  const ModelFolder dense(options.input);
+  check_options(options, dense);
+
+  SplitReport report;
+  report.method = options.method;
+  report.gate = options.gate.value_or(options.format == ModelFormat::mixtral ? GateInit::linear
+                                                                             : GateInit::mlp);
+  report.seed = options.seed;
+  report.format = options.format;
+  report.dtype = options.dtype.value_or(dense.stored_dtype());
+  report.warnings = warnings_of(options);
+  const std::vector<std::int64_t> sizes =
+      even_sizes(dense.config().intermediate_size, options.experts);
+  report.config = moe_config(options, dense.config(), report.gate, sizes);
+  report.parameters = count_parameters(report.config);
+
+  WriteOptions write;
+  write.format = options.format;
+  write.dtype = report.dtype;
+  write.force = options.force;
+  write.tokenizer_from = options.input;
+  ExpertSource experts(dense, report.dtype, options, *construction, sizes);
+  std::int64_t done = 0;
+  const auto rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    Tensor result;
+    if (const auto part = expert_part(name))
+      result = experts.rows(part->first, part->second, first, count);
+    else if (is_router_parameter(name))
+      result =
+          initial_gate_rows(name, first, count,
+                            name.ends_with(".router.output.weight") ? report.config.moe.experts
+                                                                    : report.config.hidden_size,
+                            report.gate, options.seed);
+    else
+      result = dense.read(name, first, count, report.dtype);
+    done += result.size();
+    if (progress) progress(done, report.parameters.total);
+    return result;
+  };
+  report.bytes = write_model(options.output, report.config, write, rows);
+
+  for (std::int64_t l = 0; l < report.config.layers; ++l)
+    report.layers.push_back({experts.split_of(l).partition.sizes(), experts.split_of(l).measures});
+  report.construction_seconds = experts.construction_seconds();
+  report.seconds = seconds_since(start);
+  return report;
+}
+
+}  // namespace moe
