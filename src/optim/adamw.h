@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "config/train_config.h"
+#include "nn/parameter_store.h"
+#include "optim/gradients.h"
+
+namespace moe {
+
+/// AdamW (Loshchilov & Hutter 2019) over the rows this rank holds. bf16 weights have f32 masters.
+/// Weight decay applies to every parameter but the norms.
+class AdamW {
+ public:
+  struct State {
+    Tensor master;  // f32, or f64 for an f64 model; the weight itself unless that is bf16
+    Tensor m, v;    // first and second moment, of master's type
+  };
+
+  /// Masters start as the weights are; load_masters() gives them back the bits that bf16 weights
+  /// dropped. Keeps a reference.
+  AdamW(ParameterStore& parameters, const TrainConfig::Optimizer& options);
+  void load_masters(const ParameterRows& rows);
+
+  /// One update with every gradient multiplied by gradient_scale (the clip factor).
+  void step(const GradientBuckets& gradients, double learning_rate, double gradient_scale);
+
+  /// Updates done; part of a checkpoint together with the states.
+  std::int64_t steps() const { return steps_; }
+  void set_steps(std::int64_t steps) { steps_ = steps; }
+  std::vector<State>& states() { return states_; }
+
+ private:
+  ParameterStore& parameters_;
+  TrainConfig::Optimizer options_;
+  std::vector<State> states_;
+  std::int64_t steps_ = 0;
+};
+
+/// The factor that brings a gradient of this norm down to clip_norm; 1 when it is below, or when
+/// clip_norm is 0 (off).
+double clip_factor(double norm, double clip_norm);
+
+}  // namespace moe
