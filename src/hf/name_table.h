@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "config/model_parameters.h"
+#include "core/tensor.h"
+#include "hf/model_format.h"
+
+namespace moe {
+
+/// One tensor of a model folder: rows [first_row, first_row + rows) of a parameter of ours.
+struct StoredPiece {
+  std::string tensor;
+  Shape shape;  // as stored: [rows, cols], [cols, rows] when transposed, or [rows] for a norm
+  std::int64_t first_row = 0, rows = 0;
+  bool transposed = false;
+  double scale = 1;  // the parameter's rows times this are what a written folder stores
+};
+
+/// Where a folder keeps a parameter: pieces in the order of their rows, covering all of them.
+struct StoredParameter {
+  std::string parameter;
+  std::int64_t rows = 0, cols = 0;  // cols is 1 for a norm
+  std::vector<StoredPiece> pieces;
+};
+
+/// The tensors of a model in a format, in the order of the forward pass. With tied embeddings,
+/// embed.weight is model.embed_tokens.weight (a folder may store it as lm_head.weight instead).
+std::vector<StoredParameter> stored_parameters(const ModelConfig& config, ModelFormat format);
+
+}  // namespace moe
