@@ -13,8 +13,8 @@ void CpuBackend::adamw(Tensor& weight, Tensor& master, Tensor& m, Tensor& v, con
     const A* pg = gradient.data<A>();
     const A beta1 = A(step.beta1), rest1 = A(1 - step.beta1), beta2 = A(step.beta2),
             rest2 = A(1 - step.beta2), scale = A(step.gradient_scale),
-            unbias1 = A(1 / step.correction1), unbias2 = A(1 / step.correction2),
-            eps = A(step.eps), rate = A(step.learning_rate), decay = A(step.weight_decay);
+            unbias1 = A(1 / step.correction1), unbias2 = A(1 / step.correction2), eps = A(step.eps),
+            rate = A(step.learning_rate), decay = A(step.weight_decay);
     each_parallel(weight.size(), [=](std::int64_t i) {
       const A g = pg[i] * scale, w = pmaster[i];
       const A mean = beta1 * pm[i] + rest1 * g, square = beta2 * pv[i] + rest2 * g * g;

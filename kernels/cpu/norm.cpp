@@ -38,8 +38,7 @@ void CpuBackend::rmsnorm_forward(Tensor& y, Tensor& rstd, const Tensor& x, const
       for (std::int64_t i = begin; i < end; ++i) {
         const T* xi = px + i * cols;
         T* yi = py + i * cols;
-        const double squares =
-            sum_of(0, cols, [=](std::int64_t j) { return A(xi[j]) * A(xi[j]); });
+        const double squares = sum_of(0, cols, [=](std::int64_t j) { return A(xi[j]) * A(xi[j]); });
         const A r = pr[i] = A(1 / std::sqrt(squares / double(cols) + eps));
         each(0, cols, [=](std::int64_t j) { yi[j] = T(xi[j] * r * pw[j]); });
       }

@@ -161,4 +161,17 @@ MOE_VECTORIZE static A max_of(const A* x, std::int64_t n) {
   return largest;
 }
 
+/// The largest of x[0, n) and the sum of e^(x - largest): their log-sum-exp is largest + log(sum).
+/// NaN anywhere makes the sum NaN.
+template <class A>
+struct ExpSum {
+  A largest;
+  double sum;
+};
+template <class A>
+ExpSum<A> exp_sum(const A* x, std::int64_t n) {
+  const A largest = max_of(x, n);
+  return {largest, sum_of(0, n, [=](std::int64_t j) { return exp_of(x[j] - largest); })};
+}
+
 }  // namespace moe
