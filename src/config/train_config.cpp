@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/train_config.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <set>
+
+#include "core/error.h"
+
+namespace moe {
+namespace {
+
+ConfigSection keys_of_run(TrainConfig::Run& c) {
+  return {{
+      {"folder", &c.folder, "folder of the run: metrics, effective config, checkpoints", true},
+      {"seed", &c.seed, "seed of everything random"},
+      {"threads", &c.threads, "threads per rank; 0: cores / ranks on this host"},
+      {"log_every", &c.log_every, "steps between two lines on the terminal"},
+      {"overwrite", &c.overwrite, "start anew in a folder that already holds a run"},
+  }};
+}
+
+/// std::optional<GateKind> has no name for "unset": an unset choice is left out.
+ConfigChoice gate_choice(std::optional<GateKind>& gate) {
+  return {{"linear", "mlp"},
+          [&gate]() -> std::optional<std::size_t> {
+            if (!gate) return std::nullopt;
+            return std::size_t(*gate);
+          },
+          [&gate](std::size_t i) { gate = GateKind(i); }};
+}
+
+ConfigSection keys_of_model(TrainConfig::Model& c) {
+  return {{
+      {"init_from", &c.init_from,
+       "Hugging Face folder or training checkpoint to take the weights from; empty: random weights "
+       "of the shape below"},
+      {"dtype",
+       config_choice(c.dtype, {{"f32", DType::f32}, {"bf16", DType::bf16}, {"f64", DType::f64}}),
+       "number type of weights and activations; masters and sums stay f32 (f64)"},
+      {"vocab_size", &c.vocab_size,
+       "vocabulary; like all sizes: needed from scratch, else checked"},
+      {"hidden_size", &c.hidden_size, "width of the residual stream"},
+      {"intermediate_size", &c.intermediate_size, "FFN neurons of the dense model, all experts"},
+      {"layers", &c.layers, "transformer blocks"},
+      {"heads", &c.heads, "attention heads; each hidden_size / heads wide"},
+      {"kv_heads", &c.kv_heads, "key and value heads; from scratch unset: as many as heads"},
+      {"max_positions", &c.max_positions, "longest context; from scratch unset: 2048"},
+      {"rms_norm_eps", &c.rms_norm_eps, "epsilon of the norms; from scratch unset: 1e-5"},
+      {"rope_theta", &c.rope_theta, "base of the rotary positions; from scratch unset: 10000"},
+      {"tie_embeddings", &c.tie_embeddings,
+       "the output head shares the embedding; from scratch unset: false"},
+      {"tokenizer", &c.tokenizer, "tokenizer folder or file that exports are given"},
+      {"experts", &c.experts, "experts per layer; from scratch unset or 0: a dense FFN"},
+      {"top_k", &c.top_k, "experts per token; overrides init_from's; from scratch unset: 2"},
+      {"gate", gate_choice(c.gate), "router network; from scratch unset: mlp"},
+      {"gate_noise", &c.gate_noise,
+       "noisy top-k gating in training; overrides init_from's; from scratch unset: true"},
+      {"score_scale", &c.score_scale,
+       "factor on every expert's output, 0: experts / top_k; overrides init_from's; from scratch "
+       "unset: 0"},
+      {"softmax_over_all", &c.softmax_over_all,
+       "weights by softmax over all experts, not the chosen ones; overrides init_from's; unset "
+       "with "
+       "top_k 1: true"},
+  }};
+}
+
+ConfigSection keys_of_train_domain(TrainConfig::TrainDomain& c) {
+  return {{
+      {"domain", &c.domain, "name of the domain", true},
+      {"files", &c.files, "its token shards, in order", true},
+      {"weight", &c.weight, "share of the sequences, relative to the other weights"},
+  }};
+}
+
+ConfigSection keys_of_held_out_domain(TrainConfig::HeldOutDomain& c) {
+  return {{
+      {"domain", &c.domain, "name of the domain", true},
+      {"files", &c.files, "its token shards, in order", true},
+  }};
+}
+
+ConfigSection keys_of_data(TrainConfig::Data& c) {
+  return {{
+      {"train", config_list(c.train, keys_of_train_domain), "domains to train on", true},
+      {"held_out", config_list(c.held_out, keys_of_held_out_domain), "domains to evaluate on"},
+      {"sequence_length", &c.sequence_length, "tokens per sequence"},
+  }};
+}
+
+ConfigSection keys_of_batch(TrainConfig::Batch& c) {
+  return {{
+      {"global", &c.global, "sequences per step, all ranks together"},
+      {"micro", &c.micro, "sequences that a rank computes at once"},
+  }};
+}
+
+ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
+  using Recompute = TrainConfig::Parallel::Recompute;
+  return {{
+      {"expert", &c.expert, "ranks that share the experts (EP); the others are data parallel"},
+      {"bucket_mb", &c.bucket_mb, "size of a gradient reduction, MB"},
+      {"watchdog_seconds", &c.watchdog_seconds,
+       "a collective that takes longer ends the job; 0: no watchdog"},
+      {"recompute",
+       config_choice(c.recompute, {{"none", Recompute::none}, {"block", Recompute::block}}),
+       "activations to compute again in the backward pass instead of keeping them"},
+  }};
+}
+
+ConfigSection keys_of_train(TrainConfig::Train& c) {
+  return {{
+      {"steps", &c.steps, "optimizer steps of the whole run", true},
+      {"eval_every", &c.eval_every, "steps between evaluations; 0: none"},
+      {"eval_sequences", &c.eval_sequences, "held-out sequences per domain and evaluation"},
+      {"checkpoint_every", &c.checkpoint_every, "steps between checkpoints; 0: at the end only"},
+      {"keep_last", &c.keep_last, "checkpoints that stay"},
+  }};
+}
+
+ConfigSection keys_of_optimizer(TrainConfig::Optimizer& c) {
+  return {{
+      {"learning_rate", &c.learning_rate, "highest learning rate of AdamW"},
+      {"beta1", &c.beta1, "decay of the first moment"},
+      {"beta2", &c.beta2, "decay of the second moment"},
+      {"eps", &c.eps, "added to the root of the second moment"},
+      {"weight_decay", &c.weight_decay, "decoupled, on all but the norms"},
+      {"clip_norm", &c.clip_norm, "largest global gradient norm; 0: no clipping"},
+  }};
+}
+
+ConfigSection keys_of_schedule(TrainConfig::Schedule& c) {
+  using Kind = TrainConfig::Schedule::Kind;
+  return {{
+      {"kind",
+       config_choice(c.kind,
+                     {{"cosine", Kind::cosine}, {"constant", Kind::constant}, {"wsd", Kind::wsd}}),
+       "learning rate after the warm-up; wsd: constant, then linear decay"},
+      {"warmup_steps", &c.warmup_steps, "steps of linear warm-up"},
+      {"floor", &c.floor, "least learning rate, as a fraction of optimizer.learning_rate"},
+      {"decay_steps", &c.decay_steps, "last steps of the run in which wsd decays"},
+  }};
+}
+
+ConfigSection keys_of_router(RouterLosses& c) {
+  using Scope = BalanceScope;
+  return {{
+      {"cv_squared", &c.cv_squared, "weight of the squared variation of importance and load (v1)"},
+      {"switch", &c.switch_top_k, "weight of the Switch loss: experts times the sum of f P"},
+      {"z", &c.z, "weight of the router z-loss"},
+      {"scope",
+       config_choice(c.scope,
+                     {{"sequence", Scope::sequence}, {"step", Scope::step}, {"rank", Scope::rank}}),
+       "tokens that the balance losses look at together; rank is v1's way"},
+      {"v1_load_formula", &c.v1_load_formula, "v1's load, which compares the noise alone"},
+  }};
+}
+
+template <class T>
+T needed(const std::optional<T>& value, const char* key) {
+  MOE_REQUIRE(value.has_value(), "model.", key, " is needed when model.init_from is empty");
+  return *value;
+}
+
+void set_score_scale(ModelConfig& c, double scale) {
+  const double all = scale == 0 ? double(c.moe.experts) / double(c.moe.top_k) : scale;
+  c.moe.score_scale.assign(std::size_t(c.layers), all);
+}
+
+}  // namespace
+
+ConfigSection keys_of(TrainConfig& c) {
+  return {{
+      {"run", keys_of_run(c.run), ""},
+      {"model", keys_of_model(c.model), ""},
+      {"data", keys_of_data(c.data), ""},
+      {"batch", keys_of_batch(c.batch), ""},
+      {"parallel", keys_of_parallel(c.parallel), ""},
+      {"train", keys_of_train(c.train), ""},
+      {"optimizer", keys_of_optimizer(c.optimizer), ""},
+      {"schedule", keys_of_schedule(c.schedule), ""},
+      {"router", keys_of_router(c.router), ""},
+  }};
+}
+
+void TrainConfig::validate() const {
+  const auto at_least = [](const char* key, auto value, auto least) {
+    MOE_REQUIRE(value >= least, key, " must be at least ", least, ", is ", value);
+  };
+  const auto positive = [](const char* key, double value) {
+    MOE_REQUIRE(value > 0, key, " must be positive, is ", value);
+  };
+  const auto fraction = [](const char* key, double value) {
+    MOE_REQUIRE(value >= 0 && value < 1, key, " must lie in [0, 1), is ", value);
+  };
+  MOE_REQUIRE(!run.folder.empty(), "run.folder is empty");
+  at_least("run.seed", run.seed, 0);
+  at_least("run.threads", run.threads, 0);
+  at_least("run.log_every", run.log_every, 1);
+
+  MOE_REQUIRE(!data.train.empty(), "data.train names no domain");
+  at_least("data.sequence_length", data.sequence_length, 2);
+  const auto domains = [](const char* key, const auto& list) {
+    std::set<std::string> names;
+    for (const auto& d : list) {
+      MOE_REQUIRE(!d.domain.empty(), key, ": a domain without a name");
+      MOE_REQUIRE(names.insert(d.domain).second, key, ": domain ", d.domain, " is given twice");
+      MOE_REQUIRE(!d.files.empty(), key, ": domain ", d.domain, " names no files");
+    }
+  };
+  domains("data.train", data.train);
+  domains("data.held_out", data.held_out);
+  for (const TrainDomain& d : data.train)
+    MOE_REQUIRE(d.weight > 0, "data.train: the weight of domain ", d.domain,
+                " must be positive, is ", d.weight);
+
+  at_least("batch.global", batch.global, 1);
+  at_least("batch.micro", batch.micro, 1);
+  at_least("parallel.expert", parallel.expert, 1);
+  positive("parallel.bucket_mb", parallel.bucket_mb);
+  at_least("parallel.watchdog_seconds", parallel.watchdog_seconds, 0);
+
+  at_least("train.steps", train.steps, 1);
+  at_least("train.eval_every", train.eval_every, 0);
+  at_least("train.eval_sequences", train.eval_sequences, 1);
+  at_least("train.checkpoint_every", train.checkpoint_every, 0);
+  at_least("train.keep_last", train.keep_last, 1);
+  MOE_REQUIRE(train.eval_every == 0 || !data.held_out.empty(),
+              "train.eval_every is set but data.held_out names no domain");
+
+  positive("optimizer.learning_rate", optimizer.learning_rate);
+  fraction("optimizer.beta1", optimizer.beta1);
+  fraction("optimizer.beta2", optimizer.beta2);
+  positive("optimizer.eps", optimizer.eps);
+  at_least("optimizer.weight_decay", optimizer.weight_decay, 0);
+  at_least("optimizer.clip_norm", optimizer.clip_norm, 0);
+
+  at_least("schedule.warmup_steps", schedule.warmup_steps, 0);
+  MOE_REQUIRE(schedule.floor >= 0 && schedule.floor <= 1, "schedule.floor must lie in [0, 1], is ",
+              schedule.floor);
+  if (schedule.kind == Schedule::Kind::wsd) {
+    at_least("schedule.decay_steps (with kind wsd)", schedule.decay_steps, 1);
+    MOE_REQUIRE(schedule.decay_steps <= train.steps, "schedule.decay_steps (", schedule.decay_steps,
+                ") exceeds train.steps (", train.steps, ")");
+  } else {
+    MOE_REQUIRE(schedule.decay_steps == 0, "schedule.decay_steps has no meaning without kind wsd");
+  }
+
+  at_least("router.cv_squared", router.cv_squared, 0);
+  at_least("router.switch", router.switch_top_k, 0);
+  at_least("router.z", router.z, 0);
+  if (model.init_from.empty()) (void)model_from(*this);
+}
+
+TrainConfig parse_train_config(const std::string& text, const std::string& name,
+                               std::span<const std::string> overrides) {
+  TrainConfig config;
+  read_yaml(text, name, overrides, keys_of(config));
+  try {
+    config.validate();
+  } catch (const InputError& e) {
+    throw InputError(name + ": " + e.what());
+  }
+  return config;
+}
+
+TrainConfig load_train_config(const std::filesystem::path& file,
+                              std::span<const std::string> overrides) {
+  MOE_REQUIRE(!std::filesystem::is_directory(file), file.string(),
+              ": cannot be read (is a directory)");
+  std::ifstream in(file, std::ios::binary);
+  MOE_REQUIRE(in, file.string(), ": cannot be read (", std::strerror(errno), ")");
+  const std::string text{std::istreambuf_iterator<char>(in), {}};
+  return parse_train_config(text, file.string(), overrides);
+}
+
+std::string to_yaml(const TrainConfig& config) {
+  TrainConfig copy = config;
+  return write_yaml(keys_of(copy));
+}
+
+void save_config(const TrainConfig& config, const std::filesystem::path& file) {
+  std::ofstream out(file, std::ios::binary);
+  out << to_yaml(config);
+  out.close();
+  if (!out) throw Error(str(file.string(), ": cannot be written (", std::strerror(errno), ")"));
+}
+
+ModelConfig model_from(const TrainConfig& config) {
+  const TrainConfig::Model& m = config.model;
+  ModelConfig c;
+  c.vocab_size = needed(m.vocab_size, "vocab_size");
+  c.hidden_size = needed(m.hidden_size, "hidden_size");
+  c.intermediate_size = needed(m.intermediate_size, "intermediate_size");
+  c.layers = needed(m.layers, "layers");
+  c.heads = needed(m.heads, "heads");
+  c.kv_heads = m.kv_heads.value_or(c.heads);
+  MOE_REQUIRE(c.heads > 0 && c.hidden_size % c.heads == 0, "model.hidden_size (", c.hidden_size,
+              ") must be a multiple of model.heads (", c.heads, ")");
+  MOE_REQUIRE(c.layers > 0, "model.layers must be positive, is ", c.layers);
+  c.head_dim = c.hidden_size / c.heads;
+  c.max_positions = m.max_positions.value_or(c.max_positions);
+  c.rms_norm_eps = m.rms_norm_eps.value_or(c.rms_norm_eps);
+  c.rope_theta = m.rope_theta.value_or(c.rope_theta);
+  c.tie_embeddings = m.tie_embeddings.value_or(c.tie_embeddings);
+  MOE_REQUIRE(config.data.sequence_length <= c.max_positions, "data.sequence_length (",
+              config.data.sequence_length, ") exceeds model.max_positions (", c.max_positions, ")");
+
+  c.moe.experts = m.experts.value_or(0);
+  MOE_REQUIRE(c.moe.experts >= 0, "model.experts must not be negative, is ", c.moe.experts);
+  c.moe.gate = m.gate.value_or(c.moe.gate);
+  if (c.is_moe()) {
+    MOE_REQUIRE(c.moe.experts <= c.intermediate_size, "model.experts (", c.moe.experts,
+                ") exceeds model.intermediate_size (", c.intermediate_size, ")");
+    std::vector<std::int64_t> sizes(std::size_t(c.moe.experts),
+                                    c.intermediate_size / c.moe.experts);
+    for (std::int64_t e = 0; e < c.intermediate_size % c.moe.experts; ++e) ++sizes[std::size_t(e)];
+    c.moe.expert_sizes.assign(std::size_t(c.layers), sizes);
+    set_score_scale(c, 1);
+  }
+  TrainConfig settings = config;
+  if (c.is_moe() && !m.score_scale) settings.model.score_scale = 0;
+  apply_model_settings(settings, c);
+  return c;
+}
+
+void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
+  const TrainConfig::Model& m = config.model;
+  const auto agrees = [&](const char* key, const auto& wanted, auto held) {
+    MOE_REQUIRE(!wanted || *wanted == held, "model.", key, " is ", *wanted,
+                " but the model of model.init_from has ", held);
+  };
+  agrees("vocab_size", m.vocab_size, loaded.vocab_size);
+  agrees("hidden_size", m.hidden_size, loaded.hidden_size);
+  agrees("intermediate_size", m.intermediate_size, loaded.intermediate_size);
+  agrees("layers", m.layers, loaded.layers);
+  agrees("heads", m.heads, loaded.heads);
+  agrees("kv_heads", m.kv_heads, loaded.kv_heads);
+  agrees("max_positions", m.max_positions, loaded.max_positions);
+  agrees("rms_norm_eps", m.rms_norm_eps, loaded.rms_norm_eps);
+  agrees("rope_theta", m.rope_theta, loaded.rope_theta);
+  agrees("tie_embeddings", m.tie_embeddings, loaded.tie_embeddings);
+  agrees("experts", m.experts, loaded.moe.experts);
+  MOE_REQUIRE(!m.gate || *m.gate == loaded.moe.gate || !loaded.is_moe(),
+              "model.gate differs from the gate of the model of model.init_from");
+  if (!loaded.is_moe()) {
+    MOE_REQUIRE(!m.top_k && !m.gate && !m.gate_noise && (!m.score_scale || *m.score_scale == 0) &&
+                    !m.softmax_over_all,
+                "model.top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
+                "experts");
+    loaded.validate();
+    return;
+  }
+  loaded.moe.top_k = m.top_k.value_or(loaded.moe.top_k);
+  MOE_REQUIRE(loaded.moe.top_k >= 1 && loaded.moe.top_k <= loaded.moe.experts,
+              "model.top_k must lie between 1 and the number of experts (", loaded.moe.experts,
+              "), is ", loaded.moe.top_k);
+  loaded.moe.gate_noise = m.gate_noise.value_or(loaded.moe.gate_noise);
+  // With k = 1 a softmax over the chosen expert is the constant 1: the router would learn nothing.
+  loaded.moe.softmax_over_all =
+      m.softmax_over_all.value_or(loaded.moe.softmax_over_all || loaded.moe.top_k == 1);
+  MOE_REQUIRE(!m.score_scale || *m.score_scale >= 0, "model.score_scale must not be negative, is ",
+              *m.score_scale);
+  if (m.score_scale) set_score_scale(loaded, *m.score_scale);
+  loaded.validate();
+}
+
+}  // namespace moe

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "config/model_config.h"
+#include "config/router_losses.h"
+#include "config/yaml_reader.h"
+#include "core/dtype.h"
+
+namespace moe {
+
+/// Everything that moe-train is told, as configs/README.md explains key by key.
+struct TrainConfig {
+  struct Run {
+    std::string folder;
+    std::int64_t seed = 42;
+    std::int64_t threads = 0;
+    std::int64_t log_every = 1;
+    bool overwrite = false;
+  } run;
+
+  /// Unset fields follow the model of init_from, or, from scratch, ModelConfig's defaults.
+  struct Model {
+    std::string init_from;
+    DType dtype = DType::f32;
+    std::optional<std::int64_t> vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads,
+        max_positions;
+    std::optional<double> rms_norm_eps, rope_theta;
+    std::optional<bool> tie_embeddings;
+    std::string tokenizer;
+    std::optional<std::int64_t> experts, top_k;
+    std::optional<GateKind> gate;
+    std::optional<bool> gate_noise;
+    std::optional<double> score_scale;
+    std::optional<bool> softmax_over_all;
+  } model;
+
+  struct TrainDomain {
+    std::string domain;
+    std::vector<std::string> files;
+    double weight = 1;
+  };
+  struct HeldOutDomain {
+    std::string domain;
+    std::vector<std::string> files;
+  };
+  struct Data {
+    std::vector<TrainDomain> train;
+    std::vector<HeldOutDomain> held_out;
+    std::int64_t sequence_length = 512;
+  } data;
+
+  struct Batch {
+    std::int64_t global = 16;
+    std::int64_t micro = 4;
+  } batch;
+
+  struct Parallel {
+    std::int64_t expert = 1;
+    double bucket_mb = 25;
+    double watchdog_seconds = 600;
+    enum class Recompute : std::uint8_t { none, block } recompute = Recompute::none;
+  } parallel;
+
+  struct Train {
+    std::int64_t steps = 0;
+    std::int64_t eval_every = 0;
+    std::int64_t eval_sequences = 64;
+    std::int64_t checkpoint_every = 0;
+    std::int64_t keep_last = 2;
+  } train;
+
+  struct Optimizer {
+    double learning_rate = 2e-4;
+    double beta1 = 0.9, beta2 = 0.95;
+    double eps = 1e-8;
+    double weight_decay = 0.1;
+    double clip_norm = 1;
+  } optimizer;
+
+  struct Schedule {
+    enum class Kind : std::uint8_t { cosine, constant, wsd } kind = Kind::cosine;
+    std::int64_t warmup_steps = 100;
+    double floor = 0.1;
+    std::int64_t decay_steps = 0;
+  } schedule;
+
+  RouterLosses router;
+
+  /// Throws InputError naming the first key that cannot be. Whether batch.global and the experts
+  /// divide among the ranks is for the trainer, which knows them.
+  void validate() const;
+};
+
+/// The keys of `config`, bound to its members.
+ConfigSection keys_of(TrainConfig& config);
+
+/// Reads, overrides and validates. `name` stands for the text in messages. Throws InputError.
+TrainConfig parse_train_config(const std::string& text, const std::string& name,
+                               std::span<const std::string> overrides = {});
+TrainConfig load_train_config(const std::filesystem::path& file,
+                              std::span<const std::string> overrides = {});
+
+/// The effective configuration: reading it gives `config` again.
+std::string to_yaml(const TrainConfig& config);
+void save_config(const TrainConfig& config, const std::filesystem::path& file);
+
+/// The architecture for random weights: needs vocab_size, hidden_size, intermediate_size, layers
+/// and heads, throws InputError naming the missing one. Experts share the neurons evenly, the first
+/// ones hold one more.
+ModelConfig model_from(const TrainConfig& config);
+
+/// Applies what config.model says to the architecture that init_from holds: top_k, score_scale,
+/// gate_noise and softmax_over_all override it, the rest must agree with it. Throws InputError
+/// naming the key that does not.
+void apply_model_settings(const TrainConfig& config, ModelConfig& loaded);
+
+}  // namespace moe

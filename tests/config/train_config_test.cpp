@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "config/train_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <set>
+
+#include "core/error.h"
+
+namespace moe {
+namespace {
+
+const std::string kSmall =
+    "run: {folder: runs/x}\n"
+    "model: {vocab_size: 64, hidden_size: 32, intermediate_size: 50, layers: 2, heads: 4,\n"
+    "        experts: 4, top_k: 2}\n"
+    "data: {train: [{domain: a, files: [a.h5]}]}\n"
+    "train: {steps: 10}\n";
+
+TrainConfig parse(const std::vector<std::string>& overrides = {}) {
+  return parse_train_config(kSmall, "x.yaml", overrides);
+}
+
+std::string error_of(const std::vector<std::string>& overrides) {
+  try {
+    (void)parse(overrides);
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+TEST(TrainConfig, TheTableInTheReadmeIsTheListOfKeys) {
+  TrainConfig config;
+  std::string wanted;
+  std::set<std::string> rows;
+  for (const ConfigKey& k : describe(keys_of(config))) {
+    const std::string row = str("| `", k.key, "` | ", k.type, " | ", k.initial, " | ", k.doc, " |");
+    EXPECT_TRUE(rows.insert(row).second) << row;
+    wanted += row + "\n";
+  }
+  std::ifstream readme(MOE_SOURCE_DIR "/configs/README.md");
+  std::string found;
+  for (std::string line; std::getline(readme, line);)
+    if (line.starts_with("| `")) found += line + "\n";
+  EXPECT_EQ(found, wanted);
+}
+
+TEST(TrainConfig, EveryConfigInTheTreeIsValid) {
+  int count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(MOE_SOURCE_DIR "/configs")) {
+    if (entry.path().extension() != ".yaml") continue;
+    EXPECT_NO_THROW((void)load_train_config(entry.path())) << entry.path();
+    ++count;
+  }
+  EXPECT_GT(count, 0);
+}
+
+TEST(TrainConfig, EffectiveConfigReadsBackTheSame) {
+  for (const TrainConfig& config :
+       {parse(), parse({"optimizer.learning_rate=0.1234567890123456789", "router.scope=rank",
+                        "model.gate=linear", "model.dtype=bf16", "parallel.recompute=block",
+                        "schedule={kind: wsd, decay_steps: 5}",
+                        "data.held_out=[{domain: h, files: [h1.h5, h2.h5]}]"})}) {
+    const auto file = std::filesystem::path(testing::TempDir()) / "train_config_test.yaml";
+    save_config(config, file);
+    const TrainConfig back = load_train_config(file);
+    EXPECT_EQ(to_yaml(back), to_yaml(config));
+    EXPECT_EQ(back.optimizer.learning_rate, config.optimizer.learning_rate);
+    EXPECT_EQ(back.data.held_out.size(), config.data.held_out.size());
+    std::filesystem::remove(file);
+  }
+}
+
+TEST(TrainConfig, SavingWhereNothingCanBeWrittenIsAnError) {
+  EXPECT_THROW(save_config(parse(), "/nonexistent/config.yaml"), Error);
+}
+
+TEST(TrainConfig, MissingFilesAndFoldersAreNamed) {
+  for (const char* file : {"/nonexistent.yaml", "/"}) {
+    try {
+      (void)load_train_config(file);
+      FAIL() << file;
+    } catch (const InputError& e) {
+      EXPECT_THAT(e.what(), testing::StartsWith(str(file, ": cannot be read")));
+    }
+  }
+}
+
+TEST(TrainConfig, ValidationNamesTheKey) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"run.folder=", "run.folder is empty"},
+      {"run.seed=-1", "run.seed must be at least 0, is -1"},
+      {"train.steps=0", "train.steps must be at least 1, is 0"},
+      {"train.eval_every=5", "train.eval_every is set but data.held_out names no domain"},
+      {"train.keep_last=0", "train.keep_last must be at least 1, is 0"},
+      {"data.train=[]", "data.train names no domain"},
+      {"data.train.0.weight=0", "data.train: the weight of domain a must be positive, is 0"},
+      {"data.train.0.files=[]", "data.train: domain a names no files"},
+      {"data.train=[{domain: a, files: [x]}, {domain: a, files: [y]}]",
+       "data.train: domain a is given twice"},
+      {"data.sequence_length=4096",
+       "data.sequence_length (4096) exceeds model.max_positions (2048)"},
+      {"batch.global=0", "batch.global must be at least 1, is 0"},
+      {"batch.micro=0", "batch.micro must be at least 1, is 0"},
+      {"parallel.expert=0", "parallel.expert must be at least 1, is 0"},
+      {"parallel.bucket_mb=0", "parallel.bucket_mb must be positive, is 0"},
+      {"optimizer.learning_rate=0", "optimizer.learning_rate must be positive, is 0"},
+      {"optimizer.beta2=1", "optimizer.beta2 must lie in [0, 1), is 1"},
+      {"schedule.floor=1.5", "schedule.floor must lie in [0, 1], is 1.5"},
+      {"schedule.kind=wsd", "schedule.decay_steps (with kind wsd) must be at least 1, is 0"},
+      {"schedule.decay_steps=3", "schedule.decay_steps has no meaning without kind wsd"},
+      {"schedule={kind: wsd, decay_steps: 11}",
+       "schedule.decay_steps (11) exceeds train.steps (10)"},
+      {"router.cv_squared=-1", "router.cv_squared must be at least 0, is -1"},
+      {"model.top_k=5", "model.top_k must lie between 1 and the number of experts (4), is 5"},
+      {"model.heads=5", "model.hidden_size (32) must be a multiple of model.heads (5)"},
+      {"model.layers=null", "model.layers is needed when model.init_from is empty"},
+      {"model.experts=0",
+       "model.top_k, gate, gate_noise, score_scale and softmax_over_all need a model with experts"},
+      {"model.experts=51", "model.experts (51) exceeds model.intermediate_size (50)"},
+  };
+  for (const auto& [override, message] : cases)
+    EXPECT_EQ(error_of({override}), str("x.yaml: ", message)) << override;
+}
+
+TEST(ModelFromConfig, SharesNeuronsAmongExpertsAndScalesByExpertsOverK) {
+  const ModelConfig c = model_from(parse());
+  EXPECT_EQ(c.head_dim, 8);
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.moe.expert_sizes,
+            (std::vector<std::vector<std::int64_t>>{{13, 13, 12, 12}, {13, 13, 12, 12}}));
+  EXPECT_EQ(c.moe.score_scale, (std::vector<double>{2, 2}));
+  EXPECT_EQ(c.moe.gate, GateKind::mlp);
+  EXPECT_TRUE(c.moe.gate_noise);
+  EXPECT_FALSE(c.moe.softmax_over_all);
+  EXPECT_EQ(model_from(parse({"model.score_scale=3"})).moe.score_scale[1], 3);
+  EXPECT_EQ(model_from(parse({"model.gate=linear"})).moe.gate, GateKind::linear);
+  EXPECT_FALSE(model_from(parse({"model.gate_noise=false"})).moe.gate_noise);
+}
+
+TEST(ModelFromConfig, OneExpertPerTokenTakesTheSoftmaxOverAllUnlessTold) {
+  EXPECT_TRUE(model_from(parse({"model.top_k=1"})).moe.softmax_over_all);
+  EXPECT_FALSE(
+      model_from(parse({"model.top_k=1", "model.softmax_over_all=false"})).moe.softmax_over_all);
+}
+
+TEST(ModelFromConfig, WithoutExpertsTheFfnIsDense) {
+  const ModelConfig c = model_from(parse({"model.experts=0", "model.top_k=null"}));
+  EXPECT_FALSE(c.is_moe());
+  EXPECT_TRUE(c.moe.score_scale.empty());
+}
+
+TEST(ModelSettings, OverrideRoutingButMustAgreeWithTheShapeOfTheLoadedModel) {
+  ModelConfig loaded = model_from(parse());
+  loaded.moe.score_scale = {1.5, 2.5};
+  ModelConfig changed = loaded;
+  apply_model_settings(parse({"model.init_from=m", "model.top_k=null"}), changed);
+  EXPECT_EQ(changed.moe.score_scale, loaded.moe.score_scale);
+  EXPECT_EQ(changed.moe.top_k, 2);
+
+  apply_model_settings(parse({"model.init_from=m", "model.top_k=1", "model.score_scale=0",
+                              "model.gate_noise=false"}),
+                       changed);
+  EXPECT_EQ(changed.moe.top_k, 1);
+  EXPECT_EQ(changed.moe.score_scale, (std::vector<double>{4, 4}));
+  EXPECT_FALSE(changed.moe.gate_noise);
+  EXPECT_TRUE(changed.moe.softmax_over_all);
+
+  try {
+    apply_model_settings(parse({"model.init_from=m", "model.hidden_size=64"}), loaded);
+    FAIL();
+  } catch (const InputError& e) {
+    EXPECT_STREQ(e.what(), "model.hidden_size is 64 but the model of model.init_from has 32");
+  }
+  EXPECT_THROW(apply_model_settings(parse({"model.init_from=m", "model.gate=linear"}), loaded),
+               InputError);
+}
+
+TEST(TrainConfig, TheV1RecipeHasItsNumbers) {
+  const TrainConfig c = load_train_config(MOE_SOURCE_DIR "/configs/llama_moe_3_5b_2_8.yaml");
+  EXPECT_EQ(c.batch.global * c.data.sequence_length, 14'680'064);
+  EXPECT_EQ(c.train.steps, 13'623);
+  EXPECT_EQ(c.optimizer.learning_rate, 2e-4);
+  double total = 0;
+  for (const auto& d : c.data.train) total += d.weight;
+  EXPECT_NEAR(total, 1, 1e-12);
+}
+
+}  // namespace
+}  // namespace moe
