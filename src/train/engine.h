@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "comm/process_grid.h"
+#include "config/router_losses.h"
+#include "nn/transformer.h"
+#include "optim/adamw.h"
+#include "optim/gradients.h"
+
+namespace moe {
+
+/// The sequences that this rank computes in one step.
+struct RankBatch {
+  Tensor tokens, labels;                   // i32[sequences, length], -1: padding, not scored
+  std::vector<std::int64_t> sequence_ids;  // global
+  std::vector<std::int32_t> domains;       // of each sequence
+};
+
+/// What is known of the whole global batch before its first backward.
+struct GlobalCounts {
+  std::int64_t labelled = 0;  // scored tokens: the divisor of the loss
+  std::int64_t routed = 0;    // tokens that are not padding: the divisor of router losses
+};
+
+/// The outcome of one step, the same on every rank. Definitions: docs/numerics.md.
+struct StepResult {
+  double loss = 0;  // mean cross-entropy over the global batch's labelled tokens
+  double cv_squared = 0, switch_top_k = 0, z = 0;  // router losses, coefficients included
+  double grad_norm = 0;                            // over all parameters, before clipping
+  double clip = 1;
+  std::vector<double> domain_loss;               // mean per domain; NaN where it has no token
+  std::vector<std::int64_t> domain_tokens;       // labelled tokens per domain
+  std::vector<std::vector<std::int64_t>> loads;  // [layer][expert]: (token, slot) pairs
+  double exposed_seconds = 0;                    // waiting for gradient reductions
+  std::map<std::string, double> seconds;         // this rank's time: forward, backward, ...
+};
+
+struct EngineOptions {
+  DType dtype = DType::f32;
+  std::uint64_t seed = 42;
+  std::int64_t micro_batch = 4;  // sequences computed at once
+  std::int64_t bucket_bytes = 25 << 20;
+  bool recompute_blocks = false;
+  std::int64_t domains = 1;
+  TrainConfig::Optimizer optimizer;
+  RouterLosses router;
+};
+
+/// A model with its gradients and optimiser on this rank of the grid: one call is one step.
+class Engine {
+ public:
+  /// Asks `weights` for the rows this rank holds. Collective.
+  Engine(const ModelConfig& config, const EngineOptions& options, const ProcessGrid& grid,
+         const ParameterRows& weights);
+
+  /// Forward and backward over the batch in micro-batches, gradients summed over ranks; no update.
+  /// Collective: every rank brings the same number of sequences.
+  StepResult compute_gradients(const RankBatch& batch, const GlobalCounts& counts,
+                               std::int64_t step);
+  /// The same, then clipping and one AdamW update.
+  StepResult train_step(const RankBatch& batch, const GlobalCounts& counts, std::int64_t step,
+                        double learning_rate);
+
+  const ModelConfig& config() const { return config_; }
+  const Transformer& model() const { return *model_; }
+  ParameterStore& parameters() { return parameters_; }
+  const GradientBuckets& gradients() const { return *gradients_; }
+  AdamW& optimizer() { return *optimizer_; }
+  const ProcessGrid& grid() const { return grid_; }
+
+ private:
+  const ModelConfig config_;
+  const EngineOptions options_;
+  const ProcessGrid& grid_;
+  ParameterStore parameters_;
+  std::unique_ptr<Transformer> model_;
+  std::unique_ptr<GradientBuckets> gradients_;
+  std::unique_ptr<AdamW> optimizer_;
+};
+
+}  // namespace moe
