@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/token_file.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "core/error.h"
+#include "data/checksum.h"
+#include "data/hdf5_support.h"
+#include "data/mapped_file.h"
+#include "data/token_format.h"
+
+namespace moe {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "token data is mapped as it is stored");
+
+constexpr const char* kRebuild = "; copy the file again or build it again";
+
+/// The bytes of one contiguous, uncompressed 1-D dataset within its file.
+struct Extent {
+  std::int64_t offset = 0, count = 0;
+};
+
+/// Reads what libhdf5 knows of a shard: attributes, and where the datasets lie. Everything it
+/// touches has passed the checksum of the manifest.
+class MetadataReader {
+ public:
+  explicit MetadataReader(const std::string& path)
+      : path_(path), file_(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose) {
+    MOE_REQUIRE(file_.get() >= 0, path, ": not an HDF5 file", kRebuild);
+  }
+
+  std::int64_t number(const char* name) const {
+    const Hdf5Handle attribute = open_attribute(name, H5T_INTEGER);
+    std::int64_t value = 0;
+    MOE_REQUIRE(H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) >= 0, path_, ": attribute '",
+                name, "' cannot be read", kRebuild);
+    return value;
+  }
+
+  std::string text(const char* name) const {
+    const Hdf5Handle attribute = open_attribute(name, H5T_STRING);
+    const Hdf5Handle type(H5Aget_type(attribute.get()), H5Tclose);
+    MOE_REQUIRE(H5Tis_variable_str(type.get()) == 0, path_, ": attribute '", name,
+                "' has the wrong type", kRebuild);
+    std::string value(H5Tget_size(type.get()), '\0');
+    MOE_REQUIRE(H5Aread(attribute.get(), type.get(), value.data()) >= 0, path_, ": attribute '",
+                name, "' cannot be read", kRebuild);
+    return value.c_str();
+  }
+
+  Extent dataset(const char* name, hid_t stored_type) const {
+    const Hdf5Handle set(H5Dopen2(file_.get(), name, H5P_DEFAULT), H5Dclose);
+    MOE_REQUIRE(set.get() >= 0, path_, ": dataset '", name, "' is missing", kRebuild);
+    const Hdf5Handle type(H5Dget_type(set.get()), H5Tclose);
+    const Hdf5Handle space(H5Dget_space(set.get()), H5Sclose);
+    const Hdf5Handle plist(H5Dget_create_plist(set.get()), H5Pclose);
+    MOE_REQUIRE(
+        H5Tequal(type.get(), stored_type) > 0 && H5Sget_simple_extent_ndims(space.get()) == 1 &&
+            H5Pget_layout(plist.get()) == H5D_CONTIGUOUS && H5Pget_external_count(plist.get()) == 0,
+        path_, ": dataset '", name, "' is not the contiguous array that a shard holds", kRebuild);
+    hsize_t count = 0;
+    H5Sget_simple_extent_dims(space.get(), &count, nullptr);
+    const haddr_t offset = H5Dget_offset(set.get());
+    MOE_REQUIRE(offset != HADDR_UNDEF, path_, ": dataset '", name, "' holds nothing", kRebuild);
+    return {std::int64_t(offset), std::int64_t(count)};
+  }
+
+ private:
+  Hdf5Handle open_attribute(const char* name, H5T_class_t expected) const {
+    Hdf5Handle attribute(H5Aopen(file_.get(), name, H5P_DEFAULT), H5Aclose);
+    MOE_REQUIRE(attribute.get() >= 0, path_, ": attribute '", name, "' is missing", kRebuild);
+    const Hdf5Handle type(H5Aget_type(attribute.get()), H5Tclose);
+    const Hdf5Handle space(H5Aget_space(attribute.get()), H5Sclose);
+    MOE_REQUIRE(
+        H5Tget_class(type.get()) == expected && H5Sget_simple_extent_npoints(space.get()) == 1,
+        path_, ": attribute '", name, "' has the wrong type", kRebuild);
+    return attribute;
+  }
+
+  std::string path_;
+  Hdf5Handle file_;
+};
+
+}  // namespace
+
+struct TokenFile::Impl {
+  std::filesystem::path path;
+  TokenManifest manifest;
+  MappedFile file;
+  TokenFileInfo info;
+  const std::byte* token_data = nullptr;
+  const std::byte* document_data = nullptr;  // u64 [documents + 1]
+  const std::byte* checksum_data = nullptr;  // u64 [blocks]
+
+  explicit Impl(const std::filesystem::path& shard)
+      : path(shard), manifest(read_manifest(shard)), file(shard) {
+    const std::string name = path.string();
+    MOE_REQUIRE(file.size() == manifest.file_size, name, ": ", file.size(),
+                " bytes, its manifest says ", manifest.file_size,
+                file.size() < manifest.file_size ? ": truncated" : "", kRebuild);
+    MOE_REQUIRE(metadata_checksum(file.bytes(), manifest) == manifest.metadata_checksum, name,
+                ": wrong checksum outside the token data: the file is damaged or not the one its "
+                "manifest describes",
+                kRebuild);
+    read_metadata(name);
+    check_documents(name);
+  }
+
+  void read_metadata(const std::string& name) {
+    const auto lock = lock_hdf5();
+    const MetadataReader reader(name);
+    info = {.domain = reader.text("domain"),
+            .tokenizer_hash = reader.text("tokenizer_hash"),
+            .vocabulary_size = reader.number("vocabulary_size"),
+            .bos_id = std::int32_t(reader.number("bos_id")),
+            .eos_id = std::int32_t(reader.number("eos_id"))};
+    const Extent tokens =
+        reader.dataset("tokens", manifest.token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE);
+    const Extent documents = reader.dataset("documents", H5T_STD_U64LE);
+    const Extent checksums = reader.dataset("checksums", H5T_STD_U64LE);
+    MOE_REQUIRE(reader.number("format_version") == kTokenFormatVersion &&
+                    reader.number("block_tokens") == kTokenBlock &&
+                    info.vocabulary_size == manifest.vocabulary_size &&
+                    info.domain == manifest.domain && tokens.offset == manifest.token_offset &&
+                    tokens.count == manifest.tokens && documents.count == manifest.documents + 1 &&
+                    checksums.count == (manifest.tokens + kTokenBlock - 1) / kTokenBlock,
+                name, ": the file and its manifest contradict each other", kRebuild);
+    for (const Extent& e : {documents, checksums})
+      MOE_REQUIRE(e.offset <= file.size() - e.count * 8, name, ": a dataset ends beyond the file",
+                  kRebuild);
+    token_data = file.bytes() + tokens.offset;
+    document_data = file.bytes() + documents.offset;
+    checksum_data = file.bytes() + checksums.offset;
+  }
+
+  void check_documents(const std::string& name) const {
+    std::uint64_t previous = word(document_data, 0);
+    bool ascending = previous == 0;
+    for (std::int64_t i = 1; i <= manifest.documents; ++i) {
+      const std::uint64_t next = word(document_data, i);
+      ascending = ascending && next > previous;
+      previous = next;
+    }
+    MOE_REQUIRE(ascending && previous == std::uint64_t(manifest.tokens), name,
+                ": the offsets of its documents do not add up", kRebuild);
+  }
+
+  static std::uint64_t word(const std::byte* data, std::int64_t i) {
+    std::uint64_t value;
+    std::memcpy(&value, data + i * 8, 8);
+    return value;
+  }
+
+  /// Copies `out.size()` ids; the first one beyond the vocabulary ends the program's trust.
+  template <class Stored>
+  void read(std::int64_t first, std::span<std::int32_t> out) const {
+    const std::byte* from = token_data + first * std::int64_t(sizeof(Stored));
+    std::uint32_t largest = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      Stored id;
+      std::memcpy(&id, from + i * sizeof(Stored), sizeof(Stored));
+      largest = std::max(largest, std::uint32_t(id));
+      out[i] = std::int32_t(id);
+    }
+    if (std::int64_t(largest) < info.vocabulary_size) return;
+    const auto bad = std::find_if(out.begin(), out.end(), [&](std::int32_t id) {
+      return std::int64_t(std::uint32_t(id)) >= info.vocabulary_size;
+    });
+    throw InputError(str(path.string(), ": token ", first + (bad - out.begin()), " has id ",
+                         std::uint32_t(*bad), ", beyond its vocabulary of ", info.vocabulary_size,
+                         ": the file is damaged", kRebuild));
+  }
+};
+
+TokenFile::TokenFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+TokenFile::~TokenFile() = default;
+TokenFile::TokenFile(TokenFile&&) noexcept = default;
+TokenFile& TokenFile::operator=(TokenFile&&) noexcept = default;
+
+const std::filesystem::path& TokenFile::path() const { return impl_->path; }
+const TokenFileInfo& TokenFile::info() const { return impl_->info; }
+std::int64_t TokenFile::tokens() const { return impl_->manifest.tokens; }
+std::int64_t TokenFile::documents() const { return impl_->manifest.documents; }
+int TokenFile::token_bytes() const { return int(impl_->manifest.token_bytes); }
+
+TokenFile::Range TokenFile::document(std::int64_t i) const {
+  MOE_CHECK(i >= 0 && i < documents(), path().string(), ": document ", i, " of ", documents());
+  const auto first = std::int64_t(Impl::word(impl_->document_data, i));
+  return {first, std::int64_t(Impl::word(impl_->document_data, i + 1)) - first};
+}
+
+void TokenFile::read(std::int64_t first, std::span<std::int32_t> out) const {
+  const auto count = std::int64_t(out.size());
+  MOE_CHECK(first >= 0 && count <= tokens() && first <= tokens() - count, path().string(),
+            ": tokens [", first, ", ", first + count, ") of ", tokens());
+  if (token_bytes() == 2)
+    impl_->read<std::uint16_t>(first, out);
+  else
+    impl_->read<std::uint32_t>(first, out);
+}
+
+void TokenFile::verify(const std::function<void(std::int64_t)>& progress) const {
+  std::vector<std::int32_t> ids(std::size_t(std::min(kTokenBlock, tokens())));
+  for (std::int64_t first = 0, block = 0; first < tokens(); first += kTokenBlock, ++block) {
+    const std::int64_t count = std::min(kTokenBlock, tokens() - first);
+    const std::byte* bytes = impl_->token_data + first * token_bytes();
+    MOE_REQUIRE(checksum(bytes, std::size_t(count * token_bytes())) ==
+                    Impl::word(impl_->checksum_data, block),
+                path().string(), ": wrong checksum of tokens [", first, ", ", first + count,
+                "): the file is damaged", kRebuild);
+    read(first, {ids.data(), std::size_t(count)});
+    if (progress) progress(first + count);
+  }
+}
+
+}  // namespace moe

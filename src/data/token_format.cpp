@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/token_format.h"
+
+#include <charconv>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "data/checksum.h"
+
+namespace moe {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+const json& field(const json& object, const char* key, const std::string& where) {
+  const auto it = object.find(key);
+  MOE_REQUIRE(it != object.end(), where, ": '", key, "' is missing; build the shard again");
+  return *it;
+}
+
+std::int64_t count_field(const json& object, const char* key, const std::string& where) {
+  const json& value = field(object, key, where);
+  MOE_REQUIRE(value.is_number_unsigned() && value.get<std::uint64_t>() < (1ull << 60), where, ": '",
+              key, "' is no count; build the shard again");
+  return value.get<std::int64_t>();
+}
+
+std::string text_field(const json& object, const char* key, const std::string& where) {
+  const json& value = field(object, key, where);
+  MOE_REQUIRE(value.is_string(), where, ": '", key, "' is no text; build the shard again");
+  return value.get<std::string>();
+}
+
+}  // namespace
+
+std::string to_json(const TokenManifest& m) {
+  const nlohmann::ordered_json object = {
+      {"format", kTokenFormatName},   {"format_version", kTokenFormatVersion},
+      {"domain", m.domain},           {"documents", m.documents},
+      {"tokens", m.tokens},           {"vocabulary_size", m.vocabulary_size},
+      {"token_bytes", m.token_bytes}, {"token_offset", m.token_offset},
+      {"file_size", m.file_size},     {"metadata_checksum", hex(m.metadata_checksum)}};
+  return object.dump(2) + "\n";
+}
+
+TokenManifest read_manifest(const fs::path& shard) {
+  const fs::path path = manifest_path(shard);
+  const std::string where = path.string();
+  std::ifstream in(path, std::ios::binary);
+  MOE_REQUIRE(in.is_open(), shard.string(), ": its manifest ", where,
+              " is missing: the shard is incomplete or was copied without it; copy both, or build "
+              "the shard again");
+  std::ostringstream bytes;
+  bytes << in.rdbuf();
+  const json object = json::parse(bytes.str(), nullptr, /*allow_exceptions=*/false);
+  MOE_REQUIRE(object.is_object(), where, ": not a JSON object; build the shard again");
+  MOE_REQUIRE(text_field(object, "format", where) == kTokenFormatName, where,
+              ": not the manifest of a token shard");
+  const std::int64_t version = count_field(object, "format_version", where);
+  MOE_REQUIRE(version == kTokenFormatVersion, where, ": format version ", version,
+              ", this program reads ", kTokenFormatVersion, "; build the shard again");
+
+  TokenManifest m;
+  m.file_size = count_field(object, "file_size", where);
+  m.token_offset = count_field(object, "token_offset", where);
+  m.tokens = count_field(object, "tokens", where);
+  m.token_bytes = count_field(object, "token_bytes", where);
+  m.documents = count_field(object, "documents", where);
+  m.vocabulary_size = count_field(object, "vocabulary_size", where);
+  m.domain = text_field(object, "domain", where);
+  const std::string digits = text_field(object, "metadata_checksum", where);
+  const auto [end, error] =
+      std::from_chars(digits.data(), digits.data() + digits.size(), m.metadata_checksum, 16);
+  MOE_REQUIRE(error == std::errc{} && end == digits.data() + digits.size(), where,
+              ": 'metadata_checksum' is no hexadecimal number; build the shard again");
+  MOE_REQUIRE(m.vocabulary_size > 0 && m.token_bytes == token_bytes_for(m.vocabulary_size) &&
+                  m.tokens <= m.file_size && m.token_offset <= m.file_size &&
+                  m.tokens * m.token_bytes <= m.file_size - m.token_offset,
+              where, ": its numbers contradict each other; build the shard again");
+  return m;
+}
+
+std::uint64_t metadata_checksum(const std::byte* file, const TokenManifest& m) {
+  const std::int64_t end = m.token_offset + m.tokens * m.token_bytes;
+  Checksum sum;
+  sum.update(file, std::size_t(m.token_offset));
+  sum.update(file + end, std::size_t(m.file_size - end));
+  return sum.value();
+}
+
+}  // namespace moe

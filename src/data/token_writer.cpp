@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/token_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "core/error.h"
+#include "data/checksum.h"
+#include "data/hdf5_support.h"
+#include "data/mapped_file.h"
+#include "data/token_format.h"
+
+namespace moe {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A file without a name that grows at its end.
+class SpoolFile {
+ public:
+  explicit SpoolFile(const fs::path& folder) {
+    std::string name = (folder / ".moe-data-XXXXXX").string();
+    fd_ = ::mkstemp(name.data());
+    MOE_REQUIRE(fd_ >= 0, folder.string(), ": cannot create a file there: ", std::strerror(errno));
+    ::unlink(name.c_str());
+    buffer_.reserve(kBuffer);
+  }
+  ~SpoolFile() { ::close(fd_); }
+  SpoolFile(const SpoolFile&) = delete;
+  SpoolFile& operator=(const SpoolFile&) = delete;
+
+  void append(const void* bytes, std::size_t count) {
+    if (buffer_.size() + count > kBuffer) flush();
+    const auto* from = static_cast<const std::byte*>(bytes);
+    if (count > kBuffer)
+      write(from, count);
+    else
+      buffer_.insert(buffer_.end(), from, from + count);
+  }
+
+  void flush() {
+    write(buffer_.data(), buffer_.size());
+    buffer_.clear();
+  }
+
+  /// Only what flush() has written.
+  void read(std::int64_t offset, void* bytes, std::size_t count) const {
+    auto* to = static_cast<std::byte*>(bytes);
+    while (count > 0) {
+      const ssize_t n = ::pread(fd_, to, count, offset);
+      if (n < 0 && errno == EINTR) continue;
+      MOE_CHECK(n > 0, "a temporary file cannot be read: ", std::strerror(errno));
+      to += n;
+      offset += n;
+      count -= std::size_t(n);
+    }
+  }
+
+ private:
+  static constexpr std::size_t kBuffer = 1 << 20;
+
+  void write(const std::byte* from, std::size_t count) {
+    while (count > 0) {
+      const ssize_t n = ::write(fd_, from, count);
+      if (n < 0 && errno == EINTR) continue;
+      MOE_CHECK(n > 0,
+                "a temporary file beside the shard cannot be written: ", std::strerror(errno));
+      from += n;
+      count -= std::size_t(n);
+    }
+  }
+
+  int fd_ = -1;
+  std::vector<std::byte> buffer_;
+};
+
+void sync(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool synced = fd >= 0 && ::fsync(fd) == 0;
+  if (fd >= 0) ::close(fd);
+  MOE_CHECK(synced, path.string(), ": cannot be written to disk: ", std::strerror(errno));
+}
+
+/// A file under a temporary name, which is removed unless commit() gives it its own.
+class PartialFile {
+ public:
+  explicit PartialFile(fs::path target)
+      : target_(std::move(target)), partial_(target_.string() + ".partial") {}
+  ~PartialFile() {
+    std::error_code ignored;
+    fs::remove(partial_, ignored);
+  }
+  const fs::path& path() const { return partial_; }
+  void commit() {
+    sync(partial_);
+    fs::rename(partial_, target_);
+    sync(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
+  }
+
+ private:
+  fs::path target_, partial_;
+};
+
+void write_attribute(hid_t file, const char* name, hid_t type, const void* value) {
+  const Hdf5Handle space(HDF5_CHECK(H5Screate(H5S_SCALAR)), H5Sclose);
+  const Hdf5Handle attribute(
+      HDF5_CHECK(H5Acreate2(file, name, type, space.get(), H5P_DEFAULT, H5P_DEFAULT), name),
+      H5Aclose);
+  HDF5_CHECK(H5Awrite(attribute.get(), type, value), name);
+}
+
+void write_attribute(hid_t file, const char* name, std::int64_t value) {
+  write_attribute(file, name, H5T_STD_I64LE, &value);
+}
+
+void write_attribute(hid_t file, const char* name, const std::string& value) {
+  const Hdf5Handle type(HDF5_CHECK(H5Tcopy(H5T_C_S1)), H5Tclose);
+  HDF5_CHECK(H5Tset_size(type.get(), value.size() + 1));
+  HDF5_CHECK(H5Tset_cset(type.get(), H5T_CSET_UTF8));
+  write_attribute(file, name, type.get(), value.c_str());
+}
+
+/// A contiguous 1-D dataset filled front to back.
+class DatasetWriter {
+ public:
+  DatasetWriter(hid_t file, const char* name, hid_t type, std::int64_t count) : type_(type) {
+    const hsize_t size = hsize_t(count);
+    space_ = {HDF5_CHECK(H5Screate_simple(1, &size, nullptr)), H5Sclose};
+    const Hdf5Handle plist(HDF5_CHECK(H5Pcreate(H5P_DATASET_CREATE)), H5Pclose);
+    HDF5_CHECK(H5Pset_layout(plist.get(), H5D_CONTIGUOUS));
+    HDF5_CHECK(H5Pset_obj_track_times(plist.get(), false));  // the same build, the same bytes
+    HDF5_CHECK(H5Pset_fill_time(plist.get(), H5D_FILL_TIME_NEVER));
+    set_ = {HDF5_CHECK(
+                H5Dcreate2(file, name, type, space_.get(), H5P_DEFAULT, plist.get(), H5P_DEFAULT),
+                name),
+            H5Dclose};
+  }
+
+  void append(const void* values, std::int64_t count) {
+    const hsize_t start = hsize_t(next_), size = hsize_t(count);
+    const Hdf5Handle memory(HDF5_CHECK(H5Screate_simple(1, &size, nullptr)), H5Sclose);
+    HDF5_CHECK(H5Sselect_hyperslab(space_.get(), H5S_SELECT_SET, &start, nullptr, &size, nullptr));
+    HDF5_CHECK(H5Dwrite(set_.get(), type_, memory.get(), space_.get(), H5P_DEFAULT, values),
+               "is the disk full?");
+    next_ += count;
+  }
+
+  std::int64_t offset() const { return std::int64_t(H5Dget_offset(set_.get())); }
+
+ private:
+  hid_t type_;
+  Hdf5Handle space_, set_;
+  std::int64_t next_ = 0;
+};
+
+}  // namespace
+
+struct TokenWriter::Impl {
+  TokenFileInfo info;
+  int token_bytes;
+  mutable SpoolFile token_spool, end_spool;  // tokens; u64 end of every document
+  std::int64_t documents = 0, tokens = 0;
+
+  Impl(TokenFileInfo about, const fs::path& folder)
+      : info(std::move(about)),
+        token_bytes(token_bytes_for(info.vocabulary_size)),
+        token_spool(folder),
+        end_spool(folder) {}
+
+  /// Calls visit(first, end, kept) for every document in order.
+  template <class Visit>
+  void for_each_document(Visit&& visit) const {
+    constexpr std::int64_t kAtOnce = 1 << 16;
+    std::vector<std::uint64_t> ends;
+    std::int64_t first = 0;
+    for (std::int64_t i = 0; i < documents; ++i) {
+      if (i % kAtOnce == 0) {
+        ends.resize(std::size_t(std::min(kAtOnce, documents - i)));
+        end_spool.read(i * 8, ends.data(), ends.size() * 8);
+      }
+      const auto end = std::int64_t(ends[std::size_t(i % kAtOnce)]);
+      visit(i, first, end);
+      first = end;
+    }
+  }
+
+  TokenManifest write_hdf5(const fs::path& path, const std::function<bool(std::int64_t)>& keep,
+                           const Written& total) const;
+};
+
+TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
+                                            const std::function<bool(std::int64_t)>& keep,
+                                            const Written& total) const {
+  const auto lock = lock_hdf5();
+  const hid_t token_type = token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE;
+  const Hdf5Handle access(HDF5_CHECK(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
+  HDF5_CHECK(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18));
+  HDF5_CHECK(H5Pset_alignment(access.get(), 1, 64));
+  const Hdf5Handle creation(HDF5_CHECK(H5Pcreate(H5P_FILE_CREATE)), H5Pclose);
+  HDF5_CHECK(H5Pset_obj_track_times(creation.get(), false));
+  Hdf5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
+  MOE_REQUIRE(file.get() >= 0, path.string(), ": cannot be created");
+
+  write_attribute(file.get(), "format", std::string(kTokenFormatName));
+  write_attribute(file.get(), "format_version", kTokenFormatVersion);
+  write_attribute(file.get(), "domain", info.domain);
+  write_attribute(file.get(), "tokenizer_hash", info.tokenizer_hash);
+  write_attribute(file.get(), "vocabulary_size", info.vocabulary_size);
+  write_attribute(file.get(), "bos_id", std::int64_t(info.bos_id));
+  write_attribute(file.get(), "eos_id", std::int64_t(info.eos_id));
+  write_attribute(file.get(), "block_tokens", kTokenBlock);
+
+  std::int64_t token_offset = 0;
+  {
+    const std::int64_t blocks = (total.tokens + kTokenBlock - 1) / kTokenBlock;
+    DatasetWriter ends(file.get(), "documents", H5T_STD_U64LE, total.documents + 1);
+    DatasetWriter sums(file.get(), "checksums", H5T_STD_U64LE, blocks);
+    DatasetWriter values(file.get(), "tokens", token_type, total.tokens);
+
+    std::vector<std::byte> block(std::size_t(std::min(kTokenBlock, total.tokens) * token_bytes));
+    std::size_t filled = 0;
+    const auto flush_block = [&] {
+      const std::uint64_t sum = checksum(block.data(), filled);
+      values.append(block.data(), std::int64_t(filled) / token_bytes);
+      sums.append(&sum, 1);
+      filled = 0;
+    };
+    const auto copy = [&](std::int64_t first, std::int64_t end) {
+      for (std::int64_t at = first * token_bytes, last = end * token_bytes; at < last;) {
+        const std::size_t n = std::min(block.size() - filled, std::size_t(last - at));
+        token_spool.read(at, block.data() + filled, n);
+        filled += n;
+        at += std::int64_t(n);
+        if (filled == block.size()) flush_block();
+      }
+    };
+
+    std::vector<std::uint64_t> boundaries = {0};
+    std::uint64_t kept_tokens = 0;
+    std::int64_t run_first = 0, run_end = 0;  // neighbours that are kept are copied together
+    for_each_document([&](std::int64_t i, std::int64_t first, std::int64_t end) {
+      if (!keep(i)) return;
+      kept_tokens += std::uint64_t(end - first);
+      boundaries.push_back(kept_tokens);
+      if (boundaries.size() == 1 << 16) {
+        ends.append(boundaries.data(), std::int64_t(boundaries.size()));
+        boundaries.clear();
+      }
+      if (first != run_end) {
+        copy(run_first, run_end);
+        run_first = first;
+      }
+      run_end = end;
+    });
+    copy(run_first, run_end);
+    if (filled > 0) flush_block();
+    if (!boundaries.empty()) ends.append(boundaries.data(), std::int64_t(boundaries.size()));
+    token_offset = values.offset();
+  }
+  MOE_CHECK(file.close(), path.string(), ": cannot be written; is the disk full?");
+
+  TokenManifest manifest{.file_size = std::int64_t(fs::file_size(path)),
+                         .token_offset = token_offset,
+                         .tokens = total.tokens,
+                         .token_bytes = token_bytes,
+                         .documents = total.documents,
+                         .vocabulary_size = info.vocabulary_size,
+                         .domain = info.domain};
+  const MappedFile written(path);
+  manifest.metadata_checksum = metadata_checksum(written.bytes(), manifest);
+  return manifest;
+}
+
+TokenWriter::TokenWriter(TokenFileInfo info, const fs::path& folder) {
+  MOE_REQUIRE(!info.domain.empty() && info.domain.size() <= 255 &&
+                  info.domain.find('\0') == std::string::npos,
+              "a domain needs a name of 1 to 255 bytes");
+  MOE_REQUIRE(info.vocabulary_size > 0 && info.vocabulary_size <= INT32_MAX, "a vocabulary of ",
+              info.vocabulary_size, ": give the number of token ids");
+  impl_ = std::make_unique<Impl>(std::move(info), folder.empty() ? fs::path(".") : folder);
+}
+TokenWriter::~TokenWriter() = default;
+
+std::int64_t TokenWriter::documents() const { return impl_->documents; }
+std::int64_t TokenWriter::tokens() const { return impl_->tokens; }
+
+void TokenWriter::append(std::span<const std::int32_t> document) {
+  MOE_REQUIRE(!document.empty(), "a document without tokens cannot be stored");
+  for (const std::int32_t id : document)
+    MOE_REQUIRE(id >= 0 && id < impl_->info.vocabulary_size, "token id ", id,
+                " is beyond the vocabulary of ", impl_->info.vocabulary_size);
+  if (impl_->token_bytes == 2) {
+    const std::vector<std::uint16_t> narrow(document.begin(), document.end());
+    impl_->token_spool.append(narrow.data(), narrow.size() * 2);
+  } else {
+    impl_->token_spool.append(document.data(), document.size_bytes());
+  }
+  impl_->tokens += std::int64_t(document.size());
+  const auto end = std::uint64_t(impl_->tokens);
+  impl_->end_spool.append(&end, 8);
+  ++impl_->documents;
+}
+
+TokenWriter::Written TokenWriter::write(const fs::path& path,
+                                        const std::function<bool(std::int64_t)>& keep) const {
+  impl_->token_spool.flush();
+  impl_->end_spool.flush();
+  Written total{0, 0};
+  impl_->for_each_document([&](std::int64_t i, std::int64_t first, std::int64_t end) {
+    if (!keep(i)) return;
+    ++total.documents;
+    total.tokens += end - first;
+  });
+  MOE_REQUIRE(total.documents > 0, path.string(), ": there is no document to store");
+
+  PartialFile shard(path), manifest(manifest_path(path));
+  const std::string text = to_json(impl_->write_hdf5(shard.path(), keep, total));
+  {
+    std::ofstream out(manifest.path(), std::ios::binary | std::ios::trunc);
+    out << text << std::flush;
+    MOE_CHECK(out.good(), manifest.path().string(), ": cannot be written");
+  }
+  fs::remove(manifest_path(path));  // of an older shard: it must not describe the new one
+  shard.commit();
+  manifest.commit();
+  return total;
+}
+
+}  // namespace moe
