@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "kernels/backend.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
+#include "ops/embedding.h"
+#include "ops/experts.h"
+#include "ops/linear.h"
+#include "ops/loss.h"
+#include "ops/norm.h"
+#include "support/grad_check.h"
+
+namespace moe {
+namespace {
+
+using testing::expect_gradients;
+using testing::indices;
+using testing::random_f64;
+
+TEST(DenseOps, LinearGradientsMatchCentralDifferences) {
+  expect_gradients([](const auto& in) { return ops::linear(in[0], in[1]); },
+                   {random_f64({3, 4}, 1), random_f64({5, 4}, 2)});
+}
+
+TEST(DenseOps, ElementwiseGradientsMatchCentralDifferences) {
+  const Tensor c = random_f64({2, 3}, 9);
+  expect_gradients(
+      [&](const auto& in) {
+        return ops::multiply_add(ops::tanh(ops::add(in[0], in[1])), ops::softplus(in[1], 0.01), c);
+      },
+      {random_f64({2, 3}, 1), random_f64({2, 3}, 2)});
+}
+
+TEST(DenseOps, RmsNormGradientsMatchCentralDifferences) {
+  expect_gradients([](const auto& in) { return ops::rmsnorm(in[0], in[1], 1e-5); },
+                   {random_f64({3, 5}, 1), random_f64({5}, 2)});
+}
+
+TEST(DenseOps, RmsNormRejectsAWeightOfTheWrongLength) {
+  EXPECT_THROW(ops::rmsnorm(Variable::constant(random_f64({1, 2}, 1)),
+                            Variable::constant(random_f64({3}, 1)), 0),
+               Error);
+}
+
+TEST(DenseOps, EmbeddingGradientsMatchCentralDifferencesWithPadding) {
+  const Tensor ids = indices({2, 3}, {1, 0, 1, -1, 3, 1});
+  expect_gradients([&](const auto& in) { return ops::embedding(in[0], ids); },
+                   {random_f64({4, 3}, 1)});
+}
+
+TEST(DenseOps, EmbeddingNamesATokenBeyondTheVocabulary) {
+  try {
+    ops::embedding(Variable::constant(random_f64({4, 3}, 1)), indices({1, 1}, {4}));
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("token 4 lies beyond the vocabulary of 4"),
+              std::string::npos);
+  }
+}
+
+TEST(DenseOps, RopeAndAttentionGradientsMatchCentralDifferences) {
+  ops::RopeTables tables{random_f64({6, 2}, 5), random_f64({6, 2}, 6)};
+  const AttentionShape shape{2, 3, 3, 4, 2, 4};
+  expect_gradients(
+      [&](const auto& in) {
+        return ops::attention(ops::rope(in[0], tables, 4, 3, 1), ops::rope(in[1], tables, 2, 3, 1),
+                              in[2], shape);
+      },
+      {random_f64({6, 16}, 1), random_f64({6, 8}, 2), random_f64({6, 8}, 3)}, 1e-5);
+}
+
+TEST(DenseOps, CrossEntropyGradientsMatchCentralDifferencesAndSkipUnscoredRows) {
+  const Tensor labels = indices({4}, {1, -1, 0, 6});
+  expect_gradients(
+      [&](const auto& in) { return ops::linear_cross_entropy(in[0], in[1], labels, 0.25).loss; },
+      {random_f64({4, 3}, 1), random_f64({7, 3}, 2)});
+}
+
+TEST(DenseOps, CrossEntropyScalesWithTheGradientItReceives) {
+  const Tensor labels = indices({2}, {1, 0});
+  expect_gradients(
+      [&](const auto& in) {
+        const Variable loss = ops::linear_cross_entropy(in[0], in[1], labels, 0.5).loss;
+        return ops::add(loss, ops::add(loss, loss));
+      },
+      {random_f64({2, 3}, 1), random_f64({4, 3}, 2)});
+}
+
+TEST(DenseOps, ExpertFfnGradientsMatchCentralDifferencesWithUnevenAndIdleExperts) {
+  expect_gradients(
+      [](const auto& in) {
+        return ops::expert_ffn(in[0], in[1], in[2], in[3], {0, 3, 3, 5}, {0, 2, 3, 6});
+      },
+      {random_f64({5, 4}, 1), random_f64({6, 4}, 2), random_f64({6, 4}, 3), random_f64({6, 4}, 4)});
+}
+
+TEST(DenseOps, AnIdleExpertGetsAZeroGradientFromPoisonedMemory) {
+  poison_new_memory(true);
+  std::vector<Variable> in;
+  for (std::uint64_t i = 0; i < 4; ++i)
+    in.push_back(Variable::leaf(random_f64({i == 0 ? 2 : 4, 3}, i)));
+  Tape tape;
+  const Variable y = ops::expert_ffn(in[0], in[1], in[2], in[3], {0, 2, 2}, {0, 2, 4});
+  const Tensor dy = random_f64({2, 3}, 8);
+  tape.backward(std::span(&y, 1), std::span<const Tensor>(&dy, 1));
+  poison_new_memory(false);
+  for (std::size_t w = 1; w < 4; ++w)
+    for (int i = 6; i < 12; ++i) EXPECT_EQ(in[w].slot->grad.data<double>()[i], 0);
+}
+
+}  // namespace
+}  // namespace moe
