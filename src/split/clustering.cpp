@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
 
 #include "core/error.h"
 #include "core/parallel.h"
@@ -179,6 +181,31 @@ class IntegerCosts {
   std::vector<std::int64_t> costs_;
 };
 
+/// The same sizes in another order: the more sought-after a cluster is, the more points it gets.
+std::vector<std::int64_t> sizes_by_price(std::vector<std::int64_t> sizes,
+                                         const std::vector<std::int64_t>& prices) {
+  std::vector<std::size_t> order(sizes.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return prices[a] > prices[b]; });
+  std::sort(sizes.begin(), sizes.end(), std::greater<>());
+  std::vector<std::int64_t> result(sizes.size());
+  for (std::size_t rank = 0; rank < order.size(); ++rank) result[order[rank]] = sizes[rank];
+  return result;
+}
+
+/// Renames clusters so that cluster e has wanted[e] points instead of sizes[e].
+void rename_clusters(std::vector<std::int32_t>& labels, std::vector<std::int64_t> sizes,
+                     const std::vector<std::int64_t>& wanted) {
+  std::vector<std::int32_t> new_name(sizes.size());
+  for (std::size_t e = 0; e < wanted.size(); ++e) {
+    const auto cluster = std::find(sizes.begin(), sizes.end(), wanted[e]);
+    new_name[std::size_t(cluster - sizes.begin())] = std::int32_t(e);
+    *cluster = -1;
+  }
+  for (std::int32_t& label : labels) label = new_name[std::size_t(label)];
+}
+
 double nearest_sum(const std::vector<double>& distances, std::int64_t clusters) {
   double sum = 0;
   for (auto row = distances.begin(); row != distances.end(); row += clusters)
@@ -229,23 +256,31 @@ Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>
     const Philox random(seed, RandomPurpose::split, {stream, std::uint64_t(start), 1});
     Means means = kmeanspp_seeds(points, norms, clusters, random);
     std::vector<std::int64_t> prices(std::size_t(clusters), 0);
+    std::vector<std::int64_t> current = sizes, run_sizes = sizes;
     Clustering run;
-    double explained = 0;
+    double explained = -1;
     while (run.iterations < kMaxIterations) {
       squared_distances(distances, points, norms, means);
-      std::vector<std::int32_t> labels = balanced_assignment(costs.of(distances), sizes, prices);
+      std::vector<std::int32_t> labels = balanced_assignment(costs.of(distances), current, prices);
       if (labels == run.labels) break;
+      Means moved(clusters, points.cols());
+      moved.set_to_means(points, labels);
+      const double now = moved.explained(current);
+      if (now <= explained) break;
+      const bool small_gain = now <= explained * (1 + kTolerance);
       run.labels = std::move(labels);
-      ++run.iterations;
-      means.set_to_means(points, run.labels);
-      const double now = means.explained(sizes);
-      if (now <= explained * (1 + kTolerance)) break;
+      run_sizes = current;
+      means = std::move(moved);
       explained = now;
+      ++run.iterations;
+      if (small_gain) break;
+      current = sizes_by_price(current, prices);
     }
-    run.objective = total - means.explained(sizes);
+    run.objective = total - explained;
     if (run.objective >= best.objective) continue;
     squared_distances(distances, points, norms, means);
     run.unbalanced = nearest_sum(distances, clusters);
+    rename_clusters(run.labels, run_sizes, sizes);
     best = std::move(run);
   }
   return best;

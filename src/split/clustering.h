@@ -26,12 +26,13 @@ double inertia(const Tensor& points, const std::vector<std::int32_t>& labels,
                std::int64_t clusters);
 
 /// K-means under fixed cluster sizes: k-means++ seeds (Arthur & Vassilvitskii 2007), then Lloyd
-/// steps whose assignment is the cheapest one with exactly sizes[e] points in cluster e (Bradley,
-/// Bennett & Demiriz 2000); the best of `starts` runs. A run ends when no label changes or the
-/// spread that the clusters explain grows by less than 1e-4 of itself.
+/// steps whose assignment is the cheapest one of those sizes (Bradley, Bennett & Demiriz 2000);
+/// uneven sizes go to the clusters that compete most for points. A run ends when no label changes
+/// or the spread that the clusters explain grows by less than 1e-4 of itself; the best of `starts`
+/// runs is returned, cluster e with sizes[e] points.
 ///
-/// points: f32 [n, d]. A pure function of the arguments: sums are f64
-/// sums of exact products in an order of their own, the assignment is integer arithmetic.
+/// points: f32 [n, d]. A pure function of the arguments: sums are f64 sums of exact products in an
+/// order of their own, the assignment is integer arithmetic.
 Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>& sizes,
                            std::uint64_t seed, std::uint64_t stream, int starts);
 

@@ -6,14 +6,14 @@
 #include <string_view>
 
 #include "config/model_config.h"
-#include "core/tensor.h"
+#include "config/model_parameters.h"
 
 namespace moe {
 
 /// How the routers of a new mixture of experts begin.
 enum class GateInit : std::uint8_t {
-  mlp,     // LLaMA-MoE v1's: W2 tanh(W1 x), both N(0, 0.02^2)
-  linear,  // W x, N(0, 0.02^2)
+  mlp,     // LLaMA-MoE v1's: W2 tanh(W1 x), both N(0, initializer_range^2)
+  linear,  // W x, N(0, initializer_range^2)
   zeros,   // W x with W = 0: with k = E and scale E the model computes what the dense one does
 };
 
@@ -25,10 +25,8 @@ GateKind gate_kind(GateInit init);
 /// Whether `parameter` (config/model_parameters.h) belongs to a router.
 bool is_router_parameter(const std::string& parameter);
 
-/// Rows [first, first + rows) of a router's weights, f32 [rows, cols]. Element i of the whole
-/// matrix depends on (seed, parameter, i) alone. Noise weights are zeros: softplus(0) + epsilon is
-/// the noise that LLaMA-MoE v1 starts from.
-Tensor initial_gate_rows(const std::string& parameter, std::int64_t first, std::int64_t rows,
-                         std::int64_t cols, GateInit init, std::uint64_t seed);
+/// The weights of new routers, f32. Element i of a parameter depends on (seed, name, i) alone.
+/// Noise weights are zeros: softplus(0) + epsilon is the noise that LLaMA-MoE v1 starts from.
+ParameterRows gate_weights(const ModelConfig& config, GateInit init, std::uint64_t seed);
 
 }  // namespace moe

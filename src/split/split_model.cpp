@@ -195,17 +195,14 @@ SplitReport split_model(const SplitOptions& options, const SplitProgress& progre
   write.force = options.force;
   write.tokenizer_from = options.input;
   ExpertSource experts(dense, report.dtype, options, *construction, sizes);
+  const ParameterRows gates = gate_weights(report.config, report.gate, options.seed);
   std::int64_t done = 0;
   const auto rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
     Tensor result;
     if (const auto part = expert_part(name))
       result = experts.rows(part->first, part->second, first, count);
     else if (is_router_parameter(name))
-      result =
-          initial_gate_rows(name, first, count,
-                            name.ends_with(".router.output.weight") ? report.config.moe.experts
-                                                                    : report.config.hidden_size,
-                            report.gate, options.seed);
+      result = gates(name, first, count);
     else
       result = dense.read(name, first, count, report.dtype);
     done += result.size();
