@@ -57,7 +57,8 @@ class Communicator {
   [[nodiscard]] virtual Pending all_reduce(Tensor x, ReduceOp op) = 0;
   /// out = this rank's part of the sum of `in`. in: size() equal parts by rank.
   [[nodiscard]] virtual Pending reduce_scatter(Tensor out, Tensor in) = 0;
-  /// out = the members' `in`, one after the other by rank; all the same size.
+  /// out = the members' `in`, one after the other by rank; all the same size. `in` may be this
+  /// rank's part of `out`.
   [[nodiscard]] virtual Pending all_gather(Tensor out, Tensor in) = 0;
   /// Rows of `in` go to the members in rank order, send_rows[p] to member p; `out` receives
   /// recv_rows[p] from member p, in rank order. Row counts are compared between sender and receiver

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "comm/communicator_checks.h"
+#include "support/mpi_world.h"
+
+namespace moe {
+namespace {
+
+class MpiComm : public testing::TestWithParam<checks::Check> {};
+
+TEST_P(MpiComm, Does) { GetParam().run(mpi_world().world()); }
+
+INSTANTIATE_TEST_SUITE_P(Mpi, MpiComm, testing::ValuesIn(checks::kChecks),
+                         [](const auto& test) { return test.param.name; });
+
+TEST(MpiWorld, KnowsTheRanksOfThisHost) {
+  EXPECT_EQ(mpi_world().local_ranks(), mpi_world().world().size());
+}
+
+TEST(MpiComm, ReducesAndBroadcastsLargeTensorsInPieces) {
+  Communicator& world = mpi_world().world();
+  const std::int64_t n = (std::int64_t{1} << 24) + 3;  // one piece and a little
+  const Tensor sum = checks::filled({n}, DType::bf16, [&](auto i) { return i % 5; });
+  const Tensor copy =
+      checks::filled({n}, DType::u8, [&](auto i) { return world.rank() == 0 ? i % 251 : 0; });
+  Pending reduced = world.all_reduce(sum, ReduceOp::sum);
+  Pending sent = world.broadcast(copy, 0);
+  sent.wait();
+  reduced.wait();
+  std::int64_t wrong = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    wrong += float(sum.data<bf16>()[i]) != float(i % 5 * world.size());
+    wrong += copy.data<std::uint8_t>()[i] != i % 251;
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
+}  // namespace
+}  // namespace moe
