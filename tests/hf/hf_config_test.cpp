@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hf/hf_config.h"
+
+#include <algorithm>
+
+#include "hf_test_support.h"
+#include "support/realdata.h"
+
+namespace moe::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const std::string kLlama =
+    R"("model_type":"llama","vocab_size":100,"hidden_size":32,"intermediate_size":48,)"
+    R"("num_hidden_layers":2,"num_attention_heads":4)";
+const std::string kLlamaMoe =
+    R"("model_type":"llama_moe","vocab_size":100,"hidden_size":32,"intermediate_size":48,)"
+    R"("num_hidden_layers":2,"num_attention_heads":4,"num_experts":4,"num_selects":2)";
+const std::string kMixtral =
+    R"("model_type":"mixtral","vocab_size":100,"hidden_size":32,"intermediate_size":12,)"
+    R"("num_hidden_layers":2,"num_attention_heads":8,"num_local_experts":4)";
+
+HfConfig parse(const std::string& fields, const std::string& more = "") {
+  return parse_hf_config("{" + fields + more + "}", "config.json");
+}
+
+TEST(HfConfig, TakesTheDefaultsOfTransformers) {
+  const ModelConfig c = parse(kLlama).config;
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.head_dim, 8);
+  EXPECT_EQ(c.rope_theta, 10000);
+  EXPECT_EQ(c.rms_norm_eps, 1e-6);
+  EXPECT_EQ(c.max_positions, 2048);
+  EXPECT_FALSE(c.tie_embeddings);
+  EXPECT_EQ(c.bos_token, 1);
+  EXPECT_EQ(c.eos_token, 2);
+  EXPECT_EQ(c.pad_token, -1);
+  EXPECT_FALSE(c.is_moe());
+
+  const ModelConfig m = parse(kMixtral).config;
+  EXPECT_EQ(m.kv_heads, 8);
+  EXPECT_EQ(m.rope_theta, 1e6);
+  EXPECT_EQ(m.rms_norm_eps, 1e-5);
+  EXPECT_EQ(m.moe.top_k, 2);
+  EXPECT_EQ(m.intermediate_size, 48);
+  EXPECT_THAT(m.moe.expert_sizes, Each(ElementsAre(12, 12, 12, 12)));
+  EXPECT_EQ(m.moe.gate, GateKind::linear);
+  EXPECT_FALSE(m.moe.gate_noise);
+  EXPECT_THAT(m.moe.score_scale, ElementsAre(1, 1));
+
+  const ModelConfig v1 = parse(kLlamaMoe).config;
+  EXPECT_EQ(v1.moe.gate, GateKind::mlp);
+  EXPECT_TRUE(v1.moe.gate_noise);
+  EXPECT_THAT(v1.moe.expert_sizes, Each(ElementsAre(12, 12, 12, 12)));
+  EXPECT_THAT(v1.moe.score_scale, ElementsAre(1, 1));
+}
+
+TEST(HfConfig, ReadsLlama3InOldAndNewSpelling) {
+  const std::string llama3 =
+      R"("rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
+      R"("original_max_position_embeddings":8192)";
+  const std::string old_style = kLlama +
+                                R"(,"num_key_value_heads":2,"head_dim":16,)"
+                                R"("bos_token_id":128000,"eos_token_id":[128001,128008],)"
+                                R"("rope_theta":500000.0,"rope_scaling":{)" +
+                                llama3 + "}";
+  const std::string new_style = kLlama +
+                                R"(,"num_key_value_heads":2,"head_dim":16,)"
+                                R"("bos_token_id":[128000],"eos_token_id":128001,)"
+                                R"("rope_parameters":{"rope_theta":500000.0,)" +
+                                llama3 + "}";
+  for (const std::string& text : {old_style, new_style}) {
+    const ModelConfig c = parse(text).config;
+    EXPECT_EQ(c.kv_heads, 2);
+    EXPECT_EQ(c.head_dim, 16);
+    EXPECT_EQ(c.rope_theta, 500000);
+    EXPECT_EQ(c.bos_token, 128000);
+    EXPECT_EQ(c.eos_token, 128001);
+    EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::llama3);
+    EXPECT_EQ(c.rope_scaling.factor, 8);
+    EXPECT_EQ(c.rope_scaling.low_freq_factor, 1);
+    EXPECT_EQ(c.rope_scaling.high_freq_factor, 4);
+    EXPECT_EQ(c.rope_scaling.original_max_position, 8192);
+  }
+}
+
+TEST(HfConfig, ReadsLinearRopeInBothSpellings) {
+  for (const char* key : {"type", "rope_type"}) {
+    const ModelConfig c =
+        parse(kLlama, str(R"(,"rope_scaling":{")", key, R"(":"linear","factor":2.5})")).config;
+    EXPECT_EQ(c.rope_scaling.kind, RopeScaling::Kind::linear);
+    EXPECT_EQ(c.rope_scaling.factor, 2.5);
+  }
+}
+
+TEST(HfConfig, AcceptsNullWhereTransformersDoes) {
+  const ModelConfig c =
+      parse(kLlama, R"(,"rope_scaling":null,"head_dim":null,"num_key_value_heads":null,)"
+                    R"("bos_token_id":null,"pad_token_id":null,"quantization_config":null)")
+          .config;
+  EXPECT_EQ(c.head_dim, 8);
+  EXPECT_EQ(c.kv_heads, 4);
+  EXPECT_EQ(c.bos_token, -1);
+}
+
+TEST(HfConfig, ReadsThePublishedLlamaMoeConfigs) {
+  for (const char* file : {"configs/llamamoe.config.json", "configs/llamamoes.config.json"}) {
+    MOE_SKIP_WITHOUT_REALDATA(file);
+    const HfConfig c = parse_hf_config(read_file(realdata() / file), file);
+    EXPECT_EQ(c.format, ModelFormat::llama_moe);
+    EXPECT_EQ(c.config.moe.experts, 16);
+    EXPECT_EQ(c.config.moe.top_k, 4);
+    EXPECT_EQ(c.config.moe.expert_sizes.size(), 32u);
+    EXPECT_THAT(c.config.moe.expert_sizes, Each(Each(688)));
+    EXPECT_EQ(c.config.moe.gate, GateKind::mlp);
+    EXPECT_THAT(c.config.moe.score_scale, Each(4.0));
+    EXPECT_EQ(c.config.pad_token, 0);
+    EXPECT_EQ(count_parameters(c.config).total, 6'742'618'112);
+  }
+}
+
+TEST(HfConfig, ReadsPublishedMixtralsAndRefusesOtherFamiliesByName) {
+  MOE_SKIP_WITHOUT_REALDATA("configs");
+  const auto read = [](const std::string& name) {
+    return parse_hf_config(read_file(realdata() / "configs" / (name + ".config.json")), name);
+  };
+  const ModelConfig mixtral = read("mixtral").config;
+  EXPECT_EQ(mixtral.moe.experts, 8);
+  EXPECT_THAT(mixtral.moe.expert_sizes, Each(Each(14336)));
+  EXPECT_EQ(mixtral.max_positions, 32768);
+  const ModelConfig v2 = read("llamamoe2").config;
+  EXPECT_THAT(v2.moe.score_scale, Each(4.0));
+  EXPECT_EQ(v2.max_positions, 4096);  // its sliding window
+  EXPECT_THAT(input_error_of([&] { read("llamamoe2s"); }), HasSubstr("intermediate_size_residual"));
+  for (const char* name : {"deepseek", "deepseek2", "olmoe", "qwen2", "qwen3"})
+    EXPECT_THAT(input_error_of([&] { read(name); }), HasSubstr("model_type")) << name;
+}
+
+TEST(HfConfig, ReadsLlamaMoeFieldsAndIgnoresTheStrayGates) {
+  const ModelConfig c =
+      parse(kLlamaMoe, R"(,"size_experts":[[12,12,12,12],[1,2,3,42]],"gates":"mlp",)"
+                       R"("gate_network":"linear","gate_add_noise":false,)"
+                       R"("gate_noise_epsilon":0.5,"score_scale_factor":[1.5,2])")
+          .config;
+  EXPECT_THAT(c.moe.expert_sizes,
+              ElementsAre(ElementsAre(12, 12, 12, 12), ElementsAre(1, 2, 3, 42)));
+  EXPECT_EQ(c.moe.gate, GateKind::linear);
+  EXPECT_FALSE(c.moe.gate_noise);
+  EXPECT_EQ(c.moe.noise_epsilon, 0.5);
+  EXPECT_THAT(c.moe.score_scale, ElementsAre(1.5, 2));
+}
+
+struct BadConfig {
+  const char* what;
+  std::string base, more;
+  const char* message;
+};
+
+class BadHfConfig : public ::testing::TestWithParam<BadConfig> {};
+
+TEST_P(BadHfConfig, IsRefusedNamingFileAndField) {
+  EXPECT_THAT(input_error_of([] { parse(GetParam().base, GetParam().more); }),
+              AllOf(HasSubstr("config.json: "), HasSubstr(GetParam().message)));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, BadHfConfig,
+    ::testing::Values(
+        BadConfig{"OtherModel", R"("model_type":"gpt2")", "", "'gpt2'"},
+        BadConfig{"NoModelType", R"("vocab_size":3)", "", "model_type"},
+        BadConfig{"NoHiddenSize", R"("model_type":"llama","vocab_size":3)", "", "hidden_size"},
+        BadConfig{"DuplicateKey", kLlama, R"(,"vocab_size":7)", "vocab_size"},
+        BadConfig{"TextForNumber", kLlama, R"(,"rms_norm_eps":"small")", "rms_norm_eps"},
+        BadConfig{"FractionalSize", kLlama, R"(,"head_dim":8.5)", "head_dim"},
+        BadConfig{"HugeSize", kLlama, R"(,"head_dim":99999999999)", "head_dim"},
+        BadConfig{"ZeroEps", kLlama, R"(,"rms_norm_eps":0)", "rms_norm_eps"},
+        BadConfig{"OddHeadDim", kLlama, R"(,"head_dim":7)", "head_dim"},
+        BadConfig{"KvHeads", kLlama, R"(,"num_key_value_heads":3)", "kv_heads"},
+        BadConfig{"AttentionBias", kLlama, R"(,"attention_bias":true)", "attention_bias"},
+        BadConfig{"MlpBias", kLlama, R"(,"mlp_bias":true)", "mlp_bias"},
+        BadConfig{"Activation", kLlama, R"(,"hidden_act":"gelu")", "hidden_act 'gelu'"},
+        BadConfig{"Quantised", kLlama, R"(,"quantization_config":{"bits":4})", "quantization"},
+        BadConfig{"Yarn", kLlama, R"(,"rope_scaling":{"type":"yarn","factor":4})", "'yarn'"},
+        BadConfig{"NewYarn", kLlama, R"(,"rope_parameters":{"rope_type":"yarn"})", "'yarn'"},
+        BadConfig{"RopePerLayer", kLlama,
+                  R"(,"rope_parameters":{"full_attention":{"rope_theta":1}})", "full_attention"},
+        BadConfig{"PartialRotary", kLlama, R"(,"partial_rotary_factor":0.5)", "partial_rotary"},
+        BadConfig{"LinearNoFactor", kLlama, R"(,"rope_scaling":{"type":"linear"})", "factor"},
+        BadConfig{"Llama3NoLength", kLlama,
+                  R"(,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":1,)"
+                  R"("high_freq_factor":4})",
+                  "original_max_position_embeddings"},
+        BadConfig{"Llama3Order", kLlama,
+                  R"(,"rope_scaling":{"rope_type":"llama3","factor":8,"low_freq_factor":4,)"
+                  R"("high_freq_factor":4,"original_max_position_embeddings":8192})",
+                  "low_freq_factor"},
+        BadConfig{"GateType", kLlamaMoe, R"(,"gate_type":"SwitchBalancedGate")",
+                  "gate_type 'SwitchBalancedGate'"},
+        BadConfig{"GateNetwork", kLlamaMoe, R"(,"gate_network":"conv")", "gate_network 'conv'"},
+        BadConfig{"NoSoftmax", kLlamaMoe, R"(,"gate_use_softmax":false)", "gate_use_softmax"},
+        BadConfig{"NoScores", kLlamaMoe, R"(,"multiply_gate_scores":false)",
+                  "multiply_gate_scores"},
+        BadConfig{"WeightNorm", kLlamaMoe, R"(,"add_weight_norm":true)", "add_weight_norm"},
+        BadConfig{"Calculator", kLlamaMoe, R"(,"calculator_type":"SwitchDropTokenCalculator")",
+                  "calculator_type"},
+        BadConfig{"SizesOfOneLayer", kLlamaMoe, R"(,"size_experts":[[12,12,12,12]])",
+                  "size_experts"},
+        BadConfig{"SizesOfThreeExperts", kLlamaMoe, R"(,"size_experts":[[1,1,1],[1,1,1]])",
+                  "size_experts"},
+        BadConfig{"EmptyExpert", kLlamaMoe, R"(,"size_experts":[[0,1,1,1],[1,1,1,1]])",
+                  "size_experts"},
+        BadConfig{"ScalesOfOneLayer", kLlamaMoe, R"(,"score_scale_factor":[1])",
+                  "score_scale_factor"},
+        BadConfig{"ManyExperts", kMixtral, R"(,"x":0,"num_experts_per_tok":9)", "top_k"},
+        BadConfig{"Residual", kMixtral, R"(,"intermediate_size_residual":12)",
+                  "intermediate_size_residual"}),
+    [](const auto& row) { return row.param.what; });
+
+void expect_equal(const ModelConfig& a, const ModelConfig& b) {
+  EXPECT_EQ(a.vocab_size, b.vocab_size);
+  EXPECT_EQ(a.hidden_size, b.hidden_size);
+  EXPECT_EQ(a.intermediate_size, b.intermediate_size);
+  EXPECT_EQ(a.layers, b.layers);
+  EXPECT_EQ(a.heads, b.heads);
+  EXPECT_EQ(a.kv_heads, b.kv_heads);
+  EXPECT_EQ(a.head_dim, b.head_dim);
+  EXPECT_EQ(a.max_positions, b.max_positions);
+  EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
+  EXPECT_EQ(a.rope_theta, b.rope_theta);
+  EXPECT_EQ(a.rope_scaling.kind, b.rope_scaling.kind);
+  EXPECT_EQ(a.rope_scaling.factor, b.rope_scaling.factor);
+  EXPECT_EQ(a.rope_scaling.low_freq_factor, b.rope_scaling.low_freq_factor);
+  EXPECT_EQ(a.rope_scaling.high_freq_factor, b.rope_scaling.high_freq_factor);
+  EXPECT_EQ(a.rope_scaling.original_max_position, b.rope_scaling.original_max_position);
+  EXPECT_EQ(a.tie_embeddings, b.tie_embeddings);
+  EXPECT_EQ(a.initializer_range, b.initializer_range);
+  EXPECT_EQ(a.bos_token, b.bos_token);
+  EXPECT_EQ(a.eos_token, b.eos_token);
+  EXPECT_EQ(a.pad_token, b.pad_token);
+  EXPECT_EQ(a.moe.experts, b.moe.experts);
+  EXPECT_EQ(a.moe.expert_sizes, b.moe.expert_sizes);
+  EXPECT_EQ(a.moe.score_scale, b.moe.score_scale);
+  if (!a.is_moe()) return;
+  EXPECT_EQ(a.moe.top_k, b.moe.top_k);
+  EXPECT_EQ(a.moe.gate, b.moe.gate);
+  EXPECT_EQ(a.moe.gate_noise, b.moe.gate_noise);
+  EXPECT_EQ(a.moe.noise_epsilon, b.moe.noise_epsilon);
+}
+
+TEST(HfConfig, WrittenConfigsReadBackEqual) {
+  ModelConfig dense = small_dense_config();
+  dense.head_dim = 6;
+  dense.rope_theta = 12345.678901234567;
+  dense.rms_norm_eps = 1e-5;
+  dense.rope_scaling = {RopeScaling::Kind::llama3, 8, 1.5, 4.5, 4096};
+  dense.tie_embeddings = true;
+  dense.initializer_range = 0.013;
+  dense.max_positions = 77;
+  dense.bos_token = -1;
+  dense.eos_token = 5;
+  dense.pad_token = 6;
+  ModelConfig moe = small_moe_config(GateKind::mlp);
+  moe.moe.score_scale = {1.25, 0.1};
+  moe.moe.noise_epsilon = 0.003;
+  moe.rope_scaling.kind = RopeScaling::Kind::linear;
+  moe.rope_scaling.factor = 2.5;
+  for (const auto& [config, format] : {std::pair{dense, ModelFormat::llama},
+                                       {moe, ModelFormat::llama_moe},
+                                       {small_moe_config(GateKind::linear), ModelFormat::llama_moe},
+                                       {small_mixtral_config(), ModelFormat::mixtral}}) {
+    const std::string text = hf_config_json(config, format, DType::bf16);
+    const HfConfig read = parse_hf_config(text, "written");
+    EXPECT_EQ(read.format, format);
+    expect_equal(read.config, config);
+    EXPECT_THAT(text, HasSubstr("\"torch_dtype\": \"bfloat16\""));
+  }
+}
+
+TEST(HfConfig, LlamaMoeConfigHasEveryFieldOfVersionOne) {
+  const std::string text =
+      hf_config_json(small_moe_config(GateKind::mlp), ModelFormat::llama_moe, DType::bf16);
+  for (const char* field : {"vocab_size",          "hidden_size",
+                            "intermediate_size",   "num_hidden_layers",
+                            "num_attention_heads", "num_key_value_heads",
+                            "hidden_act",          "max_position_embeddings",
+                            "initializer_range",   "rms_norm_eps",
+                            "use_cache",           "pad_token_id",
+                            "bos_token_id",        "eos_token_id",
+                            "pretraining_tp",      "tie_word_embeddings",
+                            "rope_theta",          "rope_scaling",
+                            "attention_bias",      "attention_dropout",
+                            "num_experts",         "num_selects",
+                            "size_experts",        "gate_type",
+                            "gate_network",        "gate_use_softmax",
+                            "gate_use_balance",    "gate_balance_loss_weight",
+                            "gate_add_noise",      "gate_noise_epsilon",
+                            "calculator_type",     "multiply_gate_scores",
+                            "score_scale_factor",  "add_weight_norm",
+                            "drop_tokens",         "dropped_padding",
+                            "capacity_factor",     "architectures",
+                            "model_type",          "auto_map"})
+    EXPECT_THAT(text, HasSubstr(str("\"", field, "\":"))) << field;
+  EXPECT_THAT(text, HasSubstr("\"score_scale_factor\": 1.5"));  // equal layers: a scalar
+}
+
+TEST(RequireRepresentable, SaysWhatToDo) {
+  const auto message = [](const ModelConfig& c, ModelFormat f) {
+    return input_error_of([&] { require_representable(c, f); });
+  };
+  EXPECT_THAT(message(small_moe_config(GateKind::mlp), ModelFormat::mixtral),
+              AllOf(HasSubstr("--gate linear"), HasSubstr("llama-moe")));
+  EXPECT_THAT(message(small_moe_config(GateKind::linear), ModelFormat::mixtral),
+              HasSubstr("noise"));
+  ModelConfig uneven = small_moe_config(GateKind::linear);
+  uneven.moe.gate_noise = false;
+  EXPECT_THAT(message(uneven, ModelFormat::mixtral), HasSubstr("one size"));
+  EXPECT_THAT(message(small_dense_config(), ModelFormat::llama_moe), HasSubstr("dense"));
+  EXPECT_THAT(message(small_mixtral_config(), ModelFormat::llama), HasSubstr("llama-moe"));
+  ModelConfig all = small_mixtral_config();
+  all.moe.softmax_over_all = true;
+  EXPECT_THAT(message(all, ModelFormat::mixtral), HasSubstr("softmax"));
+  EXPECT_THAT(message(all, ModelFormat::llama_moe), HasSubstr("softmax"));
+  ModelConfig sums = small_moe_config(GateKind::mlp);
+  sums.moe.expert_sizes[1][0] += 1;
+  EXPECT_THAT(message(sums, ModelFormat::llama_moe), HasSubstr("layer 1"));
+  EXPECT_NO_THROW(require_representable(small_mixtral_config(), ModelFormat::mixtral));
+  EXPECT_NO_THROW(require_representable(small_moe_config(GateKind::mlp), ModelFormat::llama_moe));
+}
+
+TEST(ModelFormatNames, AreThoseOfTheCommandLine) {
+  for (const ModelFormat f : {ModelFormat::llama, ModelFormat::llama_moe, ModelFormat::mixtral})
+    EXPECT_EQ(model_format_named(name(f)), f);
+  EXPECT_THAT(input_error_of([] { model_format_named("gguf"); }), HasSubstr("'gguf'"));
+}
+
+}  // namespace
+}  // namespace moe::testing

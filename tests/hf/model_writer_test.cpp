@@ -1,0 +1,355 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "hf/safetensors.h"
+#include "hf_test_support.h"
+#include "support/realdata.h"
+
+namespace moe::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& item : fs::directory_iterator(folder))
+    names.push_back(item.path().filename().string());
+  return names;
+}
+
+ParameterRows rows_of(const ModelFolder& model, DType as) {
+  return [&model, as](const std::string& name, std::int64_t first, std::int64_t count) {
+    return model.read(name, first, count, as);
+  };
+}
+
+struct Case {
+  const char* what;
+  ModelConfig config;
+  ModelFormat format;
+};
+
+class EveryFormat : public ::testing::TestWithParam<Case> {};
+
+TEST_P(EveryFormat, ReadsBackWhatWasWrittenAndWritesTheSameFilesAgain) {
+  const auto& [what, config, format] = GetParam();
+  TestFolder folder;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f64, DType::f16}) {
+    const RandomModel model(config, dtype);
+    const fs::path first = folder / str("first-", name(dtype)), second = folder / "second";
+    WriteOptions options;
+    options.format = format;
+    options.dtype = dtype;
+    options.force = true;
+    std::int64_t size = 0;
+    const std::int64_t bytes = write_model(first, config, options, model.rows());
+    for (const auto& item : fs::directory_iterator(first)) size += std::int64_t(item.file_size());
+    EXPECT_EQ(bytes, size);
+
+    const ModelFolder read(first);
+    EXPECT_EQ(read.format(), format);
+    EXPECT_EQ(read.stored_dtype(), dtype);
+    for (const auto& [name, tensor] : model.tensors())
+      ASSERT_TRUE(same_bits(read.read(name, dtype), tensor)) << name;
+
+    write_model(second, read.config(), options, rows_of(read, dtype));
+    for (const char* file : {"config.json", "model.safetensors"})
+      EXPECT_TRUE(read_file(first / file) == read_file(second / file)) << file;
+  }
+}
+
+ModelConfig tied(ModelConfig c) {
+  c.tie_embeddings = true;
+  return c;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, EveryFormat,
+    ::testing::Values(
+        Case{"Llama", small_dense_config(), ModelFormat::llama},
+        Case{"TiedLlama", tied(small_dense_config()), ModelFormat::llama},
+        Case{"LlamaMoeMlp", small_moe_config(GateKind::mlp), ModelFormat::llama_moe},
+        Case{"LlamaMoeLinear", small_moe_config(GateKind::linear), ModelFormat::llama_moe},
+        Case{"TiedLlamaMoe", tied(small_moe_config(GateKind::mlp)), ModelFormat::llama_moe},
+        Case{"Mixtral", small_mixtral_config(), ModelFormat::mixtral}),
+    [](const auto& row) { return row.param.what; });
+
+TEST(WriteModel, WritesTheFixturesOfTransformersBitForBit) {
+  TestFolder folder;
+  for (const char* name : {"llama", "llama3", "mixtral"}) {
+    const ModelFolder model(fixture(name));
+    WriteOptions options;
+    options.format = model.format();
+    options.dtype = model.stored_dtype();
+    write_model(folder / name, model.config(), options, rows_of(model, model.stored_dtype()));
+    const SafetensorsFile ours(folder / name / "model.safetensors");
+    const SafetensorsFile theirs(fixture(name) / "model.safetensors");
+    EXPECT_EQ(ours.entries().size(), theirs.entries().size());
+    for (const SafetensorsEntry& e : theirs.entries()) {
+      const auto a = ours.bytes(e.name), b = theirs.bytes(e.name);
+      EXPECT_EQ(ours.entry(e.name).shape, e.shape);
+      EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << e.name;
+    }
+  }
+}
+
+TEST(WriteModel, MixtralHoldsTheScoreScaleInW2) {
+  TestFolder folder;
+  ModelConfig config = small_mixtral_config();
+  config.moe.score_scale = {4, 1.3};
+  const RandomModel model(config, DType::f32);
+  WriteOptions options;
+  options.format = ModelFormat::mixtral;
+  options.dtype = DType::bf16;
+  write_model(folder / "m", config, options, model.rows());
+  const ModelFolder read(folder / "m");
+  EXPECT_THAT(read.config().moe.score_scale, ElementsAre(1, 1));
+  for (int layer = 0; layer < 2; ++layer) {
+    const std::string experts = str("layers.", layer, ".experts.");
+    const Tensor down = model.at(experts + "down.weight");
+    const Tensor got = read.read(experts + "down.weight", DType::bf16);
+    const auto scale = float(config.moe.score_scale[std::size_t(layer)]);
+    for (std::int64_t i = 0; i < down.size(); ++i)
+      ASSERT_EQ(got.data<bf16>()[i].bits, bf16(down.data<float>()[i] * scale).bits);
+    EXPECT_TRUE(same_bits(read.read(experts + "up.weight", DType::bf16),
+                          scaled_to(model.at(experts + "up.weight"), 1, DType::bf16, "up")));
+  }
+}
+
+TEST(WriteModel, CutsShardsAndIndexesThem) {
+  TestFolder folder;
+  const ModelConfig config = small_moe_config(GateKind::mlp);
+  const RandomModel model(config, DType::f32);
+  WriteOptions options;
+  options.dtype = DType::f32;
+  options.max_shard_bytes = 700;
+  write_model(folder / "m", config, options, model.rows());
+  const auto names = names_in(folder / "m");
+  EXPECT_FALSE(fs::exists(folder / "m" / "model.safetensors"));
+  std::size_t shards = 0;
+  for (const std::string& name : names) {
+    if (!name.ends_with(".safetensors")) continue;
+    ++shards;
+    const SafetensorsFile file(folder / "m" / name);
+    std::int64_t bytes = 0;
+    for (const SafetensorsEntry& e : file.entries()) bytes += e.bytes;
+    EXPECT_TRUE(bytes <= 700 || file.entries().size() == 1) << name;
+  }
+  EXPECT_GT(shards, 3u);
+  EXPECT_TRUE(std::count(names.begin(), names.end(),
+                         str("model-00001-of-", fmt::format("{:05}", shards), ".safetensors")));
+  const ModelFolder read(folder / "m");
+  std::int64_t total = 0;
+  for (const auto& [name, tensor] : model.tensors()) {
+    EXPECT_TRUE(same_bits(read.read(name, DType::f32), tensor)) << name;
+    total += std::int64_t(tensor.nbytes());
+  }
+  EXPECT_THAT(read_file(folder / "m" / "model.safetensors.index.json"),
+              HasSubstr(str("\"total_size\": ", total)));
+
+  fs::remove(folder / "m" / names_in(folder / "m").front());
+  EXPECT_THROW(ModelFolder{folder / "m"}, InputError);
+}
+
+TEST(WriteModel, AsksForLargeMatricesInChunksAndTransposesThemWhole) {
+  TestFolder folder;
+  ModelConfig config = small_dense_config();
+  config.layers = 1;
+  config.hidden_size = 4096;
+  config.intermediate_size = 4200;  // 69 MB in f32: more than a chunk
+  config.vocab_size = 5000;
+  WriteOptions options;
+  options.format = ModelFormat::llama;
+  options.dtype = DType::f32;
+  std::int64_t most = 0;
+  const auto value = [](std::int64_t row, std::int64_t col) { return float(row * 5003 + col); };
+  write_model(
+      folder / "m", config, options,
+      [&](const std::string& name, std::int64_t first, std::int64_t count) {
+        const bool norm = name.ends_with("norm.weight");
+        const std::int64_t cols = norm ? 1 : name.ends_with("attention.o.weight") ? 8 : 4096;
+        const Tensor t = Tensor::empty(norm ? Shape{count} : Shape{count, cols}, DType::f32);
+        most = std::max(most, std::int64_t(t.nbytes()));
+        for (std::int64_t i = 0; i < t.size(); ++i)
+          t.data<float>()[i] = value(first + i / cols, i % cols);
+        return t;
+      });
+  EXPECT_LE(most, 64 << 20);
+  const ModelFolder read(folder / "m");
+  for (const char* name : {"layers.0.ffn.down.weight", "embed.weight"}) {
+    const Tensor t = read.read(name, DType::f32);
+    for (std::int64_t r = 0; r < t.rows(); r += 17)
+      for (std::int64_t c = 0; c < 4096; c += 31)
+        ASSERT_EQ(t.data<float>()[r * 4096 + c], value(r, c)) << name << " " << r << " " << c;
+  }
+}
+
+TEST(WriteModel, CopiesTheTokenizerThatIsThere) {
+  TestFolder folder;
+  fs::create_directories(folder / "source");
+  for (const char* name : {"tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+                           "generation_config.json", "unrelated.txt", "modeling_llama_moe_hf.py"})
+    write_file(folder / "source" / name, name);
+  const ModelConfig config = small_mixtral_config();
+  const RandomModel model(config, DType::bf16);
+  WriteOptions options;
+  options.tokenizer_from = folder / "source";
+  options.format = ModelFormat::mixtral;
+  write_model(folder / "mixtral", config, options, model.rows());
+  EXPECT_THAT(names_in(folder / "mixtral"),
+              UnorderedElementsAre("config.json", "model.safetensors", "tokenizer.model",
+                                   "tokenizer_config.json", "special_tokens_map.json",
+                                   "generation_config.json"));
+  EXPECT_EQ(read_file(folder / "mixtral" / "tokenizer.model"), "tokenizer.model");
+  options.format = ModelFormat::llama_moe;
+  write_model(folder / "llama-moe", config, options, model.rows());
+  EXPECT_TRUE(fs::exists(folder / "llama-moe" / "modeling_llama_moe_hf.py"));
+
+  options.tokenizer_from = folder / "none";
+  EXPECT_THAT(input_error_of([&] { write_model(folder / "x", config, options, model.rows()); }),
+              HasSubstr("none"));
+}
+
+class WriteModelOver : public ::testing::Test {
+ protected:
+  TestFolder folder_;
+  ModelConfig config_ = small_mixtral_config();
+  RandomModel model_{config_, DType::bf16};
+  fs::path target_ = folder_ / "out";
+
+  std::int64_t write(bool force, const ParameterRows& rows) {
+    WriteOptions options;
+    options.force = force;
+    return write_model(target_, config_, options, rows);
+  }
+  std::string refusal(bool force) {
+    return input_error_of([&] { write(force, model_.rows()); });
+  }
+};
+
+TEST_F(WriteModelOver, NeedsForceToReplaceAModel) {
+  write(false, model_.rows());
+  write_file(target_ / "old", "x");
+  EXPECT_THAT(refusal(false), AllOf(HasSubstr(target_.string()), HasSubstr("--force")));
+  EXPECT_TRUE(fs::exists(target_ / "old"));
+  write(true, model_.rows());
+  EXPECT_FALSE(fs::exists(target_ / "old"));
+  EXPECT_NO_THROW(ModelFolder{target_});
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre("out"));
+}
+
+TEST_F(WriteModelOver, NeverReplacesWhatIsNoModelFolder) {
+  fs::create_directories(target_ / "sub");
+  write_file(target_ / "thesis.txt", "x");
+  EXPECT_THAT(refusal(true), HasSubstr("no model folder"));
+  write_file(target_ / "config.json", "{}");
+  EXPECT_THAT(refusal(true), HasSubstr("holds a folder (sub)"));
+  EXPECT_TRUE(fs::exists(target_ / "thesis.txt"));
+  fs::remove_all(target_);
+  write_file(target_, "a file");
+  EXPECT_THAT(refusal(true), HasSubstr("is no folder"));
+}
+
+TEST_F(WriteModelOver, FailureLeavesTheOldModelAndNothingElse) {
+  write(false, model_.rows());
+  const std::string before = read_file(target_ / "model.safetensors");
+  int asked = 0;
+  const auto failing = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    if (++asked == 7) throw Error("the source failed");
+    return model_.at(name).slice(first, count);
+  };
+  EXPECT_THROW(write(true, failing), Error);
+  EXPECT_EQ(asked, 7);
+  EXPECT_EQ(read_file(target_ / "model.safetensors"), before);
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre("out"));
+  fs::remove_all(target_);
+  asked = 0;
+  EXPECT_THROW(write(false, failing), Error);
+  EXPECT_THAT(names_in(folder_.path()), IsEmpty());
+}
+
+TEST_F(WriteModelOver, RefusesRowsOfTheWrongShape) {
+  const auto wrong = [&](const std::string& name, std::int64_t, std::int64_t) {
+    return model_.at(name).slice(0, 1);
+  };
+  EXPECT_THROW(write(false, wrong), Error);
+  EXPECT_THAT(names_in(folder_.path()), IsEmpty());
+}
+
+TEST_F(WriteModelOver, AcceptsATrailingSlashAndMissingParents) {
+  target_ = folder_ / "a" / "b" / "";
+  write(false, model_.rows());
+  EXPECT_NO_THROW(ModelFolder{folder_ / "a" / "b"});
+  EXPECT_THAT(names_in(folder_ / "a"), ElementsAre("b"));
+}
+
+TEST_F(WriteModelOver, MayReplaceTheModelItReads) {
+  write(false, model_.rows());
+  const ModelFolder model(target_);
+  write(true, rows_of(model, DType::bf16));
+  for (const auto& [name, tensor] : model_.tensors())
+    EXPECT_TRUE(same_bits(ModelFolder(target_).read(name, DType::bf16), tensor)) << name;
+}
+
+TEST_F(WriteModelOver, RefusesWhatTheFormatCannotHoldBeforeAskingForRows) {
+  config_ = small_moe_config(GateKind::mlp);
+  WriteOptions options;
+  options.format = ModelFormat::mixtral;
+  EXPECT_THAT(input_error_of([&] {
+                write_model(target_, config_, options,
+                            [](const std::string&, std::int64_t, std::int64_t) -> Tensor {
+                              throw Error("asked");
+                            });
+              }),
+              HasSubstr("--gate linear"));
+  EXPECT_FALSE(fs::exists(target_));
+}
+
+TEST_F(WriteModelOver, NamesTheTensorThatOverflowsHalfPrecision) {
+  WriteOptions options;
+  options.dtype = DType::f16;
+  const auto huge = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    Tensor t = scaled_to(model_.at(name).slice(first, count), 1, DType::f32, name);
+    if (name == "layers.1.attention.v.weight") t.data<float>()[0] = 1e6f;
+    return t;
+  };
+  EXPECT_THAT(input_error_of([&] { write_model(target_, config_, options, huge); }),
+              HasSubstr("model.layers.1.self_attn.v_proj.weight"));
+  EXPECT_THAT(names_in(folder_.path()), IsEmpty());
+}
+
+TEST(ModelFolder, IgnoresRotaryFrequenciesAndNoiseWithoutUse) {
+  TestFolder folder;
+  const ModelConfig config = small_moe_config(GateKind::mlp);
+  const RandomModel model(config, DType::bf16);
+  write_model(folder / "m", config, WriteOptions{}, model.rows());
+  const fs::path weights = folder / "m" / "model.safetensors";
+  {
+    const SafetensorsFile file(weights);
+    std::vector<SafetensorsWriter::Declaration> declared;
+    for (const SafetensorsEntry& e : file.entries())
+      declared.push_back({e.name, DType::bf16, e.shape});
+    declared.push_back({"model.layers.1.self_attn.rotary_emb.inv_freq", DType::bf16, {1}});
+    SafetensorsWriter writer(weights, declared);
+    for (const SafetensorsEntry& e : file.entries()) writer.write(file.bytes(e.name));
+    writer.write(Tensor::zeros({1}, DType::bf16));
+    writer.finish();
+  }
+  EXPECT_NO_THROW(ModelFolder{folder / "m"});
+  replace_in_file(folder / "m" / "config.json", "\"gate_add_noise\": true",
+                  "\"gate_add_noise\": false");
+  EXPECT_FALSE(ModelFolder(folder / "m").config().moe.gate_noise);
+}
+
+}  // namespace
+}  // namespace moe::testing
