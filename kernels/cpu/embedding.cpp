@@ -34,17 +34,25 @@ void CpuBackend::embedding_backward(Tensor& dtable, const Tensor& dy, const Tens
           std::fill_n(out + v * cols, cols, A(0));
     });
     // Chunks of positions rather than of ids share the work evenly when a few ids are frequent:
-    // an id belongs to the chunk where its positions start.
+    // an id belongs to the chunk where its positions start. An id may occur a thousand times and
+    // more, so sums are in double.
     const std::int64_t placed = std::int64_t(order.size());
     parallel_for(placed, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+      constexpr std::int64_t kBlock = 512;
+      double block[kBlock];
+      double* sum = block;
       for (std::int64_t p = begin; p < end; ++p) {
         const auto v = std::size_t(id[order[std::size_t(p)]]);
         if (first[v] != p) continue;
-        A* sum = out + std::int64_t(v) * cols;
-        std::fill_n(sum, cols, A(0));
-        for (std::int64_t q = p; q < first[v + 1]; ++q) {
-          const T* row = in + order[std::size_t(q)] * cols;
-          each(0, cols, [=](std::int64_t j) { sum[j] += A(row[j]); });
+        for (std::int64_t column = 0; column < cols; column += kBlock) {
+          const std::int64_t n = std::min(kBlock, cols - column);
+          std::fill_n(sum, n, 0.0);
+          for (std::int64_t q = p; q < first[v + 1]; ++q) {
+            const T* row = in + order[std::size_t(q)] * cols + column;
+            each(0, n, [=](std::int64_t j) { sum[j] += double(row[j]); });
+          }
+          A* to = out + std::int64_t(v) * cols + column;
+          each(0, n, [=](std::int64_t j) { to[j] = A(sum[j]); });
         }
       }
     });
