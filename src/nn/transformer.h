@@ -35,6 +35,7 @@ class Transformer {
                 std::vector<KvCache>* caches = nullptr) const;
 
   const ModelConfig& config() const { return config_; }
+  DType dtype() const { return dtype_; }
 
  private:
   struct Layer {

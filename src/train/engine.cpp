@@ -93,7 +93,7 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
   optimizer_->load_masters(weights);
 }
 
-StepResult Engine::compute_gradients(const RankBatch& batch, const GlobalCounts& counts,
+StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& counts,
                                      std::int64_t step) {
   const std::int64_t sequences = batch.tokens.rows();
   MOE_CHECK(counts.labelled > 0 && counts.routed > 0, "a batch without tokens");
@@ -159,7 +159,7 @@ StepResult Engine::compute_gradients(const RankBatch& batch, const GlobalCounts&
   return result;
 }
 
-StepResult Engine::train_step(const RankBatch& batch, const GlobalCounts& counts, std::int64_t step,
+StepResult Engine::train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                               double learning_rate) {
   StepResult result = compute_gradients(batch, counts, step);
   set_phase("optimizer");

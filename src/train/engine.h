@@ -10,18 +10,12 @@
 
 #include "comm/process_grid.h"
 #include "config/router_losses.h"
+#include "data/token_stream.h"
 #include "nn/transformer.h"
 #include "optim/adamw.h"
 #include "optim/gradients.h"
 
 namespace moe {
-
-/// The sequences that this rank computes in one step.
-struct RankBatch {
-  Tensor tokens, labels;                   // i32[sequences, length], -1: padding, not scored
-  std::vector<std::int64_t> sequence_ids;  // global
-  std::vector<std::int32_t> domains;       // of each sequence
-};
 
 /// What is known of the whole global batch before its first backward.
 struct GlobalCounts {
@@ -60,12 +54,12 @@ class Engine {
   Engine(const ModelConfig& config, const EngineOptions& options, const ProcessGrid& grid,
          const ParameterRows& weights);
 
-  /// Forward and backward over the batch in micro-batches, gradients summed over ranks; no update.
+  /// Forward and backward over this rank's sequences in micro-batches, gradients summed over ranks; no update.
   /// Collective: every rank brings the same number of sequences.
-  StepResult compute_gradients(const RankBatch& batch, const GlobalCounts& counts,
+  StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts,
                                std::int64_t step);
   /// The same, then clipping and one AdamW update.
-  StepResult train_step(const RankBatch& batch, const GlobalCounts& counts, std::int64_t step,
+  StepResult train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                         double learning_rate);
 
   const ModelConfig& config() const { return config_; }

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "data/held_out.h"
+#include "nn/transformer.h"
+
+namespace moe {
+
+struct HeldOutLoss {
+  double loss = 0;          // mean cross-entropy over `tokens` scored tokens, in nats
+  std::int64_t tokens = 0;  // scored
+  /// Of each sequence, in order, where asked for: summed loss and scored tokens.
+  std::vector<double> sequence_loss;
+  std::vector<std::int64_t> sequence_tokens;
+};
+
+/// The loss of the first `sequences` held-out sequences (all there are, when fewer), without gate
+/// noise or router losses, spread over the ranks in batches of `micro_batch`. The same on every
+/// rank. Collective: ranks that run out of sequences compute padding, because expert exchanges need
+/// everyone.
+HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::int64_t sequences,
+                          std::int64_t micro_batch, Communicator& world);
+
+}  // namespace moe

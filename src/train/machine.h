@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+namespace moe {
+
+/// "Intel(R) Xeon(R) ...": resuming on another kind of processor moves the last bits of a result.
+std::string processor_name();
+
+/// Compiler and time of compilation of this program.
+std::string build_name();
+
+}  // namespace moe

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/model_source.h"
+
+#include "hf/model_folder.h"
+#include "train/checkpoint.h"
+
+namespace moe {
+namespace fs = std::filesystem;
+
+ModelSource open_model(const fs::path& path) {
+  MOE_REQUIRE(fs::is_directory(path), path.string(),
+              ": no such folder: give a Hugging Face model folder or a training checkpoint");
+  if (fs::exists(path / "config.json")) {
+    auto folder = std::make_shared<const ModelFolder>(path);
+    const DType stored = folder->stored_dtype();
+    // f32 holds what f16 and bf16 do; kernels compute on neither f16.
+    const DType as = stored == DType::f16 ? DType::f32 : stored;
+    return {folder->config(),
+            [folder, as](const std::string& name, std::int64_t first, std::int64_t count) {
+              return folder->read(name, first, count, as);
+            },
+            stored, path};
+  }
+  auto reader = std::make_shared<const CheckpointReader>(find_checkpoint(path));
+  return {reader->model_config(),
+          [reader](const std::string& name, std::int64_t first, std::int64_t count) {
+            return reader->read("weights/" + name, first, count);
+          },
+          reader->tensor("weights/norm.weight").dtype, reader->folder()};
+}
+
+LoadedModel::LoadedModel(const ModelSource& source, DType dtype)
+    : config_(source.config),
+      world_(single_rank()),
+      grid_(*world_, 1),
+      parameters_(config_, dtype),
+      transformer_(config_, parameters_, grid_) {
+  parameters_.load(source.rows);
+}
+
+}  // namespace moe

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "config/model_config.h"
+#include "config/model_parameters.h"
+#include "nn/transformer.h"
+
+namespace moe {
+
+/// Weights that lie somewhere, with the architecture they belong to.
+struct ModelSource {
+  ModelConfig config;
+  ParameterRows rows;
+  /// Type the weights are stored in.
+  DType stored = DType::f32;
+  /// Where a tokenizer may lie beside them.
+  std::filesystem::path folder;
+};
+
+/// `path`: a Hugging Face model folder, a training checkpoint (step-00001000/), or a run's folder,
+/// whose newest checkpoint is meant. Throws InputError when it is none of them.
+ModelSource open_model(const std::filesystem::path& path);
+
+/// A model of one process, for evaluation and generation.
+class LoadedModel {
+ public:
+  LoadedModel(const ModelSource& source, DType dtype);
+  const Transformer& model() const { return transformer_; }
+  Communicator& world() const { return *world_; }
+
+ private:
+  ModelConfig config_;
+  std::unique_ptr<Communicator> world_;
+  ProcessGrid grid_;
+  ParameterStore parameters_;
+  Transformer transformer_;
+};
+
+}  // namespace moe

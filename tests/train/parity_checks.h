@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/rng.h"
+#include "kernels/backend.h"
+#include "train/engine.h"
+
+namespace moe::testing {
+
+/// A small LLaMA-MoE with every feature that could go wrong between layouts: uneven experts,
+/// grouped-query heads, noisy mlp gate, all router losses, padding and unscored tokens.
+inline ModelConfig parity_model(bool tied = false) {
+  ModelConfig c;
+  c.vocab_size = 37;
+  c.hidden_size = 16;
+  c.intermediate_size = 22;
+  c.layers = 2;
+  c.heads = 4;
+  c.kv_heads = 2;
+  c.head_dim = 4;
+  c.tie_embeddings = tied;
+  c.initializer_range = 0.4;
+  c.moe.experts = 5;
+  c.moe.top_k = 2;
+  c.moe.expert_sizes.assign(2, {5, 5, 4, 4, 4});
+  c.moe.score_scale.assign(2, 2.5);
+  return c;
+}
+
+inline EngineOptions parity_options(DType dtype) {
+  EngineOptions o;
+  o.dtype = dtype;
+  o.micro_batch = 2;
+  o.bucket_bytes = 4096;  // several buckets
+  o.domains = 2;
+  o.router = {0.02, 0.03, 0.004, BalanceScope::sequence, false};
+  return o;
+}
+
+struct GlobalBatch {
+  Batch all;
+  GlobalCounts counts;
+};
+
+/// 8 sequences of 6 tokens; some end in padding, some tokens are not scored.
+inline GlobalBatch parity_batch(std::int64_t step, std::int64_t vocabulary = 37) {
+  constexpr std::int64_t sequences = 8, length = 6;
+  GlobalBatch g;
+  g.all.tokens = Tensor::empty({sequences, length}, DType::i32);
+  g.all.labels = Tensor::empty({sequences, length}, DType::i32);
+  const Philox random(7, RandomPurpose::test, {std::uint64_t(step)});
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    const std::int64_t real = length - (s % 3 == 2 ? 2 : 0);
+    for (std::int64_t t = 0; t < length; ++t) {
+      const auto i = std::uint64_t(s * length + t);
+      const bool padding = t >= real;
+      const bool scored = !padding && random.uniform(1000 + i) < 0.9;
+      g.all.tokens.data<std::int32_t>()[i] =
+          padding ? -1 : std::int32_t(random.below(i, std::uint64_t(vocabulary)));
+      g.all.labels.data<std::int32_t>()[i] =
+          scored ? std::int32_t(random.below(500 + i, std::uint64_t(vocabulary))) : -1;
+      g.counts.routed += !padding;
+      g.counts.labelled += scored;
+    }
+    g.all.sequence_ids.push_back(step * sequences + s);
+    g.all.domains.push_back(std::int32_t(s % 2));
+  }
+  return g;
+}
+
+inline Batch part_of(const Batch& all, int rank, int ranks) {
+  const Share share = share_of(all.tokens.rows(), rank, ranks);
+  const auto cut = [&](auto& v) {
+    return std::vector(v.begin() + share.first, v.begin() + share.first + share.count);
+  };
+  return {all.tokens.slice(share.first, share.count), all.labels.slice(share.first, share.count),
+          cut(all.sequence_ids), cut(all.domains)};
+}
+
+/// One parameter's rows as this rank holds them.
+struct Rows {
+  std::int64_t first_row = 0;
+  Tensor values;  // f64
+};
+
+inline Tensor to_f64(const Tensor& t) {
+  Tensor d = Tensor::empty(t.shape(), DType::f64);
+  backend(Device::cpu).cast(d, t);
+  return d;
+}
+
+/// What a job of one first step for the gradients and three steps for the weights gave on a rank.
+struct Outcome {
+  StepResult first;
+  std::map<std::string, Rows> gradients, weights;
+};
+
+/// Initial weights, with gate noise that has been trained: from zero, three Adam steps would be
+/// nothing but normalised gradients, which has no small relative error in f32.
+inline ParameterRows parity_weights(const ModelConfig& config) {
+  return [rows = initial_weights(config, 3)](const std::string& name, std::int64_t first,
+                                             std::int64_t count) {
+    Tensor t = rows(name, first, count);
+    if (!name.ends_with("noise.weight")) return t;
+    for (std::int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = 0.1f * float(i % 7 - 3);
+    return t;
+  };
+}
+
+inline Outcome run_job(Communicator& world, int ep, const ModelConfig& config,
+                       const EngineOptions& options) {
+  const ProcessGrid grid(world, ep);
+  Engine engine(config, options, grid, parity_weights(config));
+  Outcome out;
+  for (std::int64_t step = 1; step <= 3; ++step) {
+    const GlobalBatch batch = parity_batch(step, config.vocab_size);
+    const StepResult r =
+        engine.train_step(part_of(batch.all, world.rank(), world.size()), batch.counts, step, 1e-2);
+    if (step > 1) continue;
+    out.first = r;
+    for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
+      const Parameter& p = engine.parameters().all()[i];
+      out.gradients[p.name()] = {p.first_row, to_f64(engine.gradients().gradient(i))};
+    }
+  }
+  for (const Parameter& p : engine.parameters().all())
+    out.weights[p.name()] = {p.first_row, to_f64(p.variable.value)};
+  return out;
+}
+
+/// ‖a - b‖ / ‖b‖ over the rows that `part` holds of `whole`.
+inline double relative_difference(const Rows& part, const Rows& whole) {
+  const Tensor ref = whole.values.slice(part.first_row - whole.first_row, part.values.rows());
+  double difference = 0, norm = 0;
+  for (std::int64_t i = 0; i < ref.size(); ++i) {
+    const double a = part.values.data<double>()[i], b = ref.data<double>()[i];
+    difference += (a - b) * (a - b);
+    norm += b * b;
+  }
+  return norm == 0 ? std::sqrt(difference) : std::sqrt(difference / norm);
+}
+
+struct Tolerance {
+  double scalar, gradient, weight;
+};
+/// DESIGN's metric: f64 differs by the order of sums alone; f32 is held against f64.
+inline Tolerance tolerance_of(DType dtype) {
+  return dtype == DType::f64 ? Tolerance{1e-12, 1e-12, 1e-12} : Tolerance{1e-6, 5e-6, 1e-6};
+}
+
+/// Every way in which `got` is not `want`; empty when the layouts agree.
+inline std::string differences(const Outcome& got, const Outcome& want,
+                               const Tolerance& tolerance) {
+  std::string report;
+  if (got.first.loads != want.first.loads) report += "routing differs\n";
+  const auto scalar = [&](const char* what, double a, double b) {
+    if (!(std::abs(a - b) <= tolerance.scalar * std::max(std::abs(b), 1e-3)))
+      report += str(what, ": ", a, " instead of ", b, "\n");
+  };
+  scalar("loss", got.first.loss, want.first.loss);
+  scalar("gradient norm", got.first.grad_norm, want.first.grad_norm);
+  scalar("CV^2 loss", got.first.cv_squared, want.first.cv_squared);
+  scalar("Switch loss", got.first.switch_top_k, want.first.switch_top_k);
+  scalar("z loss", got.first.z, want.first.z);
+  for (std::size_t d = 0; d < want.first.domain_loss.size(); ++d)
+    scalar("domain loss", got.first.domain_loss[d], want.first.domain_loss[d]);
+  const auto tensors = [&](const char* what, const auto& a, const auto& b, double limit) {
+    for (const auto& [name, rows] : a) {
+      const double d = relative_difference(rows, b.at(name));
+      if (!(d <= limit)) report += str(what, " of ", name, " differs by ", d, "\n");
+    }
+  };
+  tensors("gradient", got.gradients, want.gradients, tolerance.gradient);
+  tensors("weight", got.weights, want.weights, tolerance.weight);
+  return report;
+}
+
+/// The job in f64 on one process: what everything is held against.
+inline Outcome reference_outcome(const ModelConfig& config, const EngineOptions& options) {
+  const std::unique_ptr<Communicator> alone = single_rank();
+  EngineOptions exact = options;
+  exact.dtype = DType::f64;
+  return run_job(*alone, 1, config, exact);
+}
+
+}  // namespace moe::testing
