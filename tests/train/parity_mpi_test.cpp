@@ -11,7 +11,7 @@ namespace {
 using namespace testing;
 
 TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
-  Communicator& world = mpi_world();
+  Communicator& world = mpi_world().world();
   for (const DType dtype : {DType::f64, DType::f32}) {
     const EngineOptions options = parity_options(dtype);
     const Outcome want = reference_outcome(parity_model(), options);
@@ -26,7 +26,7 @@ TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
 }
 
 TEST(ParityMpi, AWrongScaleOfExpertGradientsIsSeen) {
-  Communicator& world = mpi_world();
+  Communicator& world = mpi_world().world();
   const EngineOptions options = parity_options(DType::f32);
   const Outcome want = reference_outcome(parity_model(), options);
   Outcome got = run_job(world, world.size(), parity_model(), options);
@@ -38,7 +38,7 @@ TEST(ParityMpi, AWrongScaleOfExpertGradientsIsSeen) {
 }
 
 TEST(ParityMpi, TheSameJobRepeatsToTheBit) {
-  Communicator& world = mpi_world();
+  Communicator& world = mpi_world().world();
   const EngineOptions options = parity_options(DType::f32);
   const Outcome a = run_job(world, world.size() > 2 ? 2 : 1, parity_model(), options);
   const Outcome b = run_job(world, world.size() > 2 ? 2 : 1, parity_model(), options);
