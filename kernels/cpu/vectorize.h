@@ -127,7 +127,7 @@ MOE_INLINE A sigmoid(A x) {
 /// f(i) for i in [begin, end), vectorised: what f(i) writes, no other f(j) may read.
 template <class F>
 MOE_VECTORIZE static void each(std::int64_t begin, std::int64_t end, F f) {
-#pragma GCC ivdep
+#pragma omp simd
   for (std::int64_t i = begin; i < end; ++i) f(i);
 }
 
