@@ -101,12 +101,14 @@ StepPlan Mixture::plan(std::int64_t step, std::int64_t global_batch,
 
   for (std::size_t d = 0; d < domains_.size(); ++d) {
     const std::int64_t count = cut(d).count();
-    const auto epoch_of = [&](std::int64_t consumed) { return (consumed - 1) / count; };
-    const std::int64_t before = std::max<std::int64_t>(state.consumed[d], 1);
-    const std::int64_t after = plan.next.consumed[d];
-    if (after > before && epoch_of(after) > epoch_of(before))
+    // Epochs 2, 3, 5, 9, ... : a small domain would fill the log.
+    const auto worth_saying = [&](std::int64_t consumed) {
+      return std::bit_width(std::uint64_t(std::max<std::int64_t>(consumed - 1, 0) / count));
+    };
+    const std::int64_t drawn = plan.next.consumed[d];
+    if (worth_saying(drawn) > worth_saying(state.consumed[d]))
       log_info("domain '{}': epoch {} begins at step {} ({} sequences an epoch)", domains_[d].name,
-               epoch_of(after) + 1, step, count);
+               (drawn - 1) / count + 1, step, count);
   }
   return plan;
 }

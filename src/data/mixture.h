@@ -71,7 +71,7 @@ class Mixture {
   SequenceCut cut(std::size_t domain) const { return {domains_[domain].tokens, length_}; }
   MixtureState initial_state() const;
 
-  /// Logs (on rank 0) when a domain begins again.
+  /// Logs (on rank 0) when a domain begins again: epochs 2, 3, 5, 9, 17, ...
   StepPlan plan(std::int64_t step, std::int64_t global_batch, const MixtureState& state) const;
 
  private:

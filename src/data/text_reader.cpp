@@ -113,6 +113,7 @@ std::unique_ptr<ByteSource> open_source(const fs::path& path) {
   MOE_REQUIRE(!fs::is_directory(path), name, ": a folder; name the files in it");
   FilePointer file(std::fopen(path.c_str(), "rb"));
   MOE_REQUIRE(file != nullptr, name, ": cannot open: ", std::strerror(errno));
+  MOE_REQUIRE(fs::is_regular_file(path), name, ": a pipe or device; give a file");
   std::array<unsigned char, 4> head{};
   const std::size_t n = std::fread(head.data(), 1, head.size(), file.get());
   std::rewind(file.get());

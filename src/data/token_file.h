@@ -12,8 +12,8 @@ namespace moe {
 
 /// What a token shard says about its tokens.
 struct TokenFileInfo {
-  std::string domain;
-  std::string tokenizer_hash;        // Tokenizer::hash(); empty: unknown
+  std::string domain = {};
+  std::string tokenizer_hash = {};   // Tokenizer::hash(); empty: unknown
   std::int64_t vocabulary_size = 0;  // every id is below it
   std::int32_t bos_id = -1;          // put before every document; -1: nothing was
   std::int32_t eos_id = -1;          // put after every document; -1: nothing was

@@ -1,0 +1,67 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# moe-data as a user calls it: build, inspect, verify, and what it says to bad input.
+# Usage: moe_data_test.sh BUILD_FOLDER
+set -u
+moe_data=$(realpath "$1")/moe-data
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+failures=0
+
+fail() { echo "FAILED: $1"; failures=$((failures + 1)); }
+
+# expect CODE TEXT ARGUMENTS...: the exit code, and TEXT somewhere in the output.
+expect() {
+  local code=$1 text=$2 output
+  shift 2
+  output=$("$moe_data" "$@" 2>&1)
+  local actual=$?
+  [ $actual -eq "$code" ] || fail "exit code $actual instead of $code: moe-data $* ($output)"
+  [[ $output == *"$text"* ]] || fail "no '$text' in the output of: moe-data $* ($output)"
+}
+
+printf '{"input_ids":[1,5,6]}\n{"input_ids":[]}\n{"input_ids":[1,7]}\n{"input_ids":[9]}\n' > ids.jsonl
+gzip -k ids.jsonl
+
+expect 0 'moe-data ' --version
+expect 0 'Examples:' --help
+expect 0 '--separator' build --help
+expect 2 'moe-data: error: ' # no command
+expect 2 'moe-data: error: ' build --nonsense
+expect 2 '--output is required' build --tokenized ids.jsonl --vocab-size 10 --domain d
+
+build=(build --tokenized ids.jsonl.gz --vocab-size 10 --domain numbers --output a.h5)
+expect 0 '"documents":3,"tokens":6,"empty_documents":1,' "${build[@]}" --json
+expect 2 'a.h5: exists; --force replaces it' "${build[@]}"
+expect 0 'a.h5: 3 documents, 6 tokens' "${build[@]}" --force
+expect 0 '"domain":"numbers","documents":3,"tokens":6,"vocabulary_size":10,' inspect a.h5 --json
+expect 0 '{"input_ids":[1,7]}' inspect a.h5 --show 2
+expect 0 'a.h5: good (3 documents, 6 tokens)' verify a.h5
+expect 2 'ids.jsonl:3: token id 7 at position 1 is beyond the vocabulary of 7' \
+  build --tokenized ids.jsonl --vocab-size 7 --domain d --output b.h5
+[ ! -e b.h5 ] && [ ! -e b.h5.json ] || fail 'a failed build left a shard'
+expect 2 "field 'text' is missing (choose another with --field)" \
+  build --tokenized ids.jsonl --field text --vocab-size 10 --domain d --output b.h5
+expect 2 'text needs a tokenizer' build --input ids.jsonl --domain d --output b.h5
+expect 2 'give either --input (text) or --tokenized' \
+  build --input ids.jsonl --tokenized ids.jsonl --domain d --output b.h5
+head -c 30 ids.jsonl.gz > short.gz
+expect 2 'truncated' build --tokenized short.gz --vocab-size 10 --domain d --output b.h5
+expect 0 'b.h5: 1 documents' build --tokenized ids.jsonl --vocab-size 10 --domain d --output b.h5 \
+  --held-out 2 --held-out-output c.h5
+expect 0 'good (2 documents' verify b.h5 c.h5
+
+mv c.h5.json hidden
+expect 2 'its manifest c.h5.json is missing' verify c.h5
+mv hidden c.h5.json
+truncate -s -1 c.h5
+expect 2 'c.h5: ' verify b.h5 c.h5
+expect 2 'truncated' inspect c.h5
+
+offset=$(sed -n 's/.*"token_offset": \([0-9]*\).*/\1/p' a.h5.json)
+printf '\x02' | dd of=a.h5 bs=1 seek="$offset" conv=notrunc status=none
+expect 2 'wrong checksum of tokens [0, 6)' verify a.h5
+
+[ $failures -eq 0 ] && echo 'all good'
+exit $((failures > 0))
