@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/metrics.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "train/checkpoint_files.h"
+
+namespace moe {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A whole line of this run's part up to `last_step`.
+bool belongs(const std::string& line, std::int64_t last_step) {
+  const auto j = nlohmann::json::parse(line, nullptr, false);
+  return j.is_object() && j.contains("step") && j["step"].is_number_integer() &&
+         j["step"].get<std::int64_t>() <= last_step;
+}
+
+/// Moves what does not belong out of the way, so that no moment has less than both files together.
+void cut(const fs::path& file, std::int64_t last_step) {
+  const std::string text = read_text(file);
+  std::string kept, tail;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t end = text.find('\n', begin);
+    const bool whole = end != std::string::npos;
+    const std::string line = text.substr(begin, whole ? end - begin : end);
+    (whole && belongs(line, last_step) ? kept : tail) += line + "\n";
+    begin += line.size() + 1;
+  }
+  if (tail.empty()) return;
+  const fs::path before = str(file.string(), ".before-", last_step);
+  write_synced(before, (fs::exists(before) ? read_text(before) : "") + tail);
+  const fs::path shorter = file.string() + ".tmp";
+  write_synced(shorter, kept);
+  rename_path(shorter, file);
+}
+
+std::string count_text(double x) {
+  for (const char* unit : {"", "k", "M", "G", "T"}) {
+    if (std::abs(x) < 999.5) return fmt::format("{:.{}f}{}", x, *unit && x < 100 ? 1 : 0, unit);
+    x /= 1000;
+  }
+  return fmt::format("{:.1f}P", x);
+}
+
+std::string time_text(double seconds) {
+  const auto s = std::int64_t(std::llround(std::clamp(seconds, 0.0, 3.6e8)));
+  if (s < 60) return fmt::format("{}s", s);
+  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
+  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
+}
+
+}  // namespace
+
+std::string to_json(const StepMetrics& m) {
+  nlohmann::ordered_json j;
+  j["step"] = m.step;
+  j["tokens"] = m.tokens;
+  j["loss"] = m.loss;
+  j["domain_loss"] = m.domain_loss;
+  j["router_losses"] = m.router_losses;
+  j["grad_norm"] = m.grad_norm;
+  j["learning_rate"] = m.learning_rate;
+  j["tokens_per_second"] = m.tokens_per_second;
+  j["step_seconds"] = m.step_seconds;
+  j["phase_seconds"] = m.phase_seconds;
+  j["flops_per_second"] = m.flops_per_second;
+  j["load_max_over_mean"] = m.load_max_over_mean;
+  j["router_entropy"] = m.router_entropy;
+  j["dropped_tokens"] = m.dropped_tokens;
+  j["exposed_comm_seconds"] = m.exposed_comm_seconds;
+  j["memory_bytes"] = m.memory_bytes;
+  if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
+  // Names come from a configuration file, which need not be UTF-8.
+  return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+MetricsWriter::MetricsWriter(const fs::path& file, std::int64_t last_step) : path_(file.string()) {
+  if (fs::exists(file)) cut(file, last_step);
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  if (fd_ < 0) throw Error(str(path_, ": cannot be written: ", std::strerror(errno)));
+}
+
+MetricsWriter::~MetricsWriter() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void MetricsWriter::write(const StepMetrics& metrics) {
+  const std::string line = to_json(metrics) + "\n";
+  struct stat before = {};
+  bool good = ::fstat(fd_, &before) == 0;
+  for (std::size_t done = 0; good && done < line.size();) {
+    const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    good = n > 0;
+    if (good) done += std::size_t(n);
+  }
+  if (good) return;
+  const std::string reason = std::strerror(errno);
+  const bool restored = ::ftruncate(fd_, before.st_size) == 0;
+  throw Error(
+      str(path_, ": cannot be written: ", reason, restored ? "" : " (its last line is torn)"));
+}
+
+std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double eta_seconds) {
+  const std::string total = fmt::format("{}", total_steps);
+  std::string line = fmt::format("step {:>{}}/{}", m.step, total.size(), total);
+  const auto add = [&](double value, auto&& text) {
+    if (!std::isnan(value)) line += " | " + text(value);
+  };
+  add(m.loss, [](double x) { return fmt::format("loss {:.4f}", x); });
+  add(m.learning_rate, [](double x) { return fmt::format("lr {:.2e}", x); });
+  add(m.grad_norm, [](double x) { return fmt::format("grad {:.3g}", x); });
+  add(m.tokens_per_second, [](double x) { return count_text(x) + " tok/s"; });
+  add(m.flops_per_second, [](double x) { return count_text(x) + "FLOP/s"; });
+  if (!m.load_max_over_mean.empty())
+    add(*std::max_element(m.load_max_over_mean.begin(), m.load_max_over_mean.end()),
+        [](double x) { return fmt::format("load {:.2f}", x); });
+  if (m.dropped_tokens > 0)
+    line += fmt::format(" | {} dropped", count_text(double(m.dropped_tokens)));
+  for (const auto& [domain, loss] : m.held_out_loss)
+    line += fmt::format(" | held-out {} {:.4f}", domain, loss);
+  add(eta_seconds, [](double x) { return time_text(x) + " left"; });
+  return line;
+}
+
+}  // namespace moe

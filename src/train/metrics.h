@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace moe {
+
+/// What is known after a step: one line of metrics.jsonl (docs/file_formats.md). A number that does
+/// not exist is NaN and is written as null.
+struct StepMetrics {
+  std::int64_t step = 0;    // 1 is the first
+  std::int64_t tokens = 0;  // trained on since step 0
+  double loss = NAN;        // mean cross-entropy per labelled token, without router losses
+  std::map<std::string, double> domain_loss;    // the same, per domain
+  std::map<std::string, double> router_losses;  // "cv_squared", ...: coefficients included
+  double grad_norm = NAN;                       // before clipping
+  double learning_rate = NAN;
+  double tokens_per_second = NAN;  // of all ranks
+  double step_seconds = NAN;
+  std::map<std::string, double> phase_seconds;  // forward, backward, ...: parts of the step
+  double flops_per_second = NAN;                // of all ranks, on activated parameters
+  std::vector<double> load_max_over_mean;       // per layer, busiest expert; 1 is balanced
+  std::vector<double> router_entropy;           // per layer, nats
+  std::int64_t dropped_tokens = 0;
+  double exposed_comm_seconds = NAN;            // waiting for communication, part of step_seconds
+  std::int64_t memory_bytes = 0;                // most that tensors of rank 0 held
+  std::map<std::string, double> held_out_loss;  // per domain; empty: not evaluated at this step
+};
+
+/// One JSON object without a line's end. Numbers keep every bit.
+std::string to_json(const StepMetrics& metrics);
+
+/// metrics.jsonl of a run, one line per step, each flushed as it is written.
+class MetricsWriter {
+ public:
+  /// Goes on after `last_step` (0: a new run). Lines of later steps and lines that a crash tore are
+  /// moved to FILE.before-<last_step>. Throws Error when the file cannot be written.
+  MetricsWriter(const std::filesystem::path& file, std::int64_t last_step);
+  ~MetricsWriter();
+  MetricsWriter(const MetricsWriter&) = delete;
+  MetricsWriter& operator=(const MetricsWriter&) = delete;
+
+  /// Throws Error when the line cannot be written; the file then ends with the line before.
+  void write(const StepMetrics& metrics);
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+/// A line for people: "step 120/1000 | loss 2.3456 | lr 2.00e-04 | ... | 2h07m left". Leaves out
+/// what is NaN. eta_seconds: time left.
+std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, double eta_seconds);
+
+}  // namespace moe
