@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "comm/watchdog.h"
+#include "core/log.h"
+#include "hf/model_folder.h"
+#include "optim/schedule.h"
+#include "train/checkpoint.h"
+#include "train/held_out_loss.h"
+#include "train/machine.h"
+#include "train/model_source.h"
+
+namespace moe {
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::vector<fs::path> paths(const std::vector<std::string>& files) {
+  return {files.begin(), files.end()};
+}
+
+/// The architecture and the initial weights that the configuration asks for.
+std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) {
+  const auto seed = std::uint64_t(config.run.seed);
+  if (config.model.init_from.empty()) {
+    const ModelConfig model = model_from(config);
+    return {model, initial_weights(model, seed)};
+  }
+  const ModelSource source = open_model(config.model.init_from);
+  ModelConfig model = source.config;
+  apply_model_settings(config, model);
+  if (model.moe.gate_noise == source.config.moe.gate_noise) return {model, source.rows};
+  // Noise switched on for a model without it starts at v1's zeros.
+  return {model, [rows = source.rows, fresh = initial_weights(model, seed)](
+                     const std::string& name, std::int64_t first, std::int64_t count) {
+            return (name.ends_with("router.noise.weight") ? fresh : rows)(name, first, count);
+          }};
+}
+
+EngineOptions engine_options(const TrainConfig& c) {
+  EngineOptions o;
+  o.dtype = c.model.dtype;
+  o.seed = std::uint64_t(c.run.seed);
+  o.micro_batch = c.batch.micro;
+  o.bucket_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
+  o.recompute_blocks = c.parallel.recompute == TrainConfig::Parallel::Recompute::block;
+  o.domains = std::int64_t(c.data.train.size());
+  o.optimizer = c.optimizer;
+  o.router = c.router;
+  return o;
+}
+
+/// The tensors of a training state, each as the rows that `share` gives this rank: (parameter's
+/// placement, rows held) -> rows among them. `whole` takes all rows held.
+template <class ShareOf>
+std::vector<TensorRows> state_tensors(Engine& engine, const ShareOf& share) {
+  std::vector<TensorRows> list;
+  for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
+    const Parameter& p = engine.parameters().all()[i];
+    const AdamW::State& s = engine.optimizer().states()[i];
+    const Share part = share(p);
+    const auto add = [&](const char* kind, const Tensor& t) {
+      list.push_back({kind + p.name(), p.spec.shape, p.first_row + part.first,
+                      t.slice(part.first, part.count)});
+    };
+    add("weights/", s.master);
+    add("adam_m/", s.m);
+    add("adam_v/", s.v);
+  }
+  return list;
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& world)
+    : config_(std::move(config)),
+      start_(start),
+      world_(world),
+      grid_(world, int(config_.parallel.expert)) {
+  MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
+              " sequences, which ", world.size(),
+              " ranks cannot share evenly: choose a multiple of the number of ranks");
+  const fs::path run = config_.run.folder;
+  std::optional<fs::path> checkpoint;
+  if (start.resume == "auto") {
+    checkpoint = latest_checkpoint(run / "checkpoints");
+  } else if (start.resume != "none") {
+    checkpoint = find_checkpoint(start.resume);
+  } else {
+    MOE_REQUIRE(config_.run.overwrite || !fs::exists(run / "metrics.jsonl"), run.string(),
+                ": a run lies here already: continue it with --resume auto, choose another "
+                "run.folder, or allow --set run.overwrite=true");
+  }
+  world.barrier().wait();  // nobody writes before all have looked
+
+  auto [model, weights] = checkpoint ? std::pair{CheckpointReader(*checkpoint).model_config(),
+                                                 open_model(*checkpoint).rows}
+                                     : starting_point(config_);
+  engine_ = std::make_unique<Engine>(model, engine_options(config_), grid_, weights);
+  open_data();
+  mixture_ = loader_->initial_state();
+  if (checkpoint) restore(*checkpoint);
+
+  if (world.rank() == 0) {
+    std::error_code error;
+    if (start.resume == "none" && config_.run.overwrite) fs::remove_all(run / "checkpoints", error);
+    fs::create_directories(run, error);
+    MOE_REQUIRE(!error, run.string(), ": cannot make this folder: ", error.message());
+    save_config(config_, run / "config.yaml");
+    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
+  }
+  world.barrier().wait();
+  print_start();
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::open_data() {
+  std::vector<DomainSource> sources;
+  for (const auto& d : config_.data.train) sources.push_back({d.domain, paths(d.files), d.weight});
+  const ModelConfig& model = engine_->config();
+  loader_ = std::make_unique<Loader>(sources, config_.data.sequence_length,
+                                     std::uint64_t(config_.run.seed), model.vocab_size);
+  for (const auto& d : config_.data.held_out)
+    held_out_.push_back({d.domain, HeldOut::windows(paths(d.files), config_.data.sequence_length,
+                                                    model.vocab_size)});
+}
+
+void Trainer::print_start() const {
+  const ModelConfig& m = engine_->config();
+  const ParameterCounts count = count_parameters(m);
+  log_info("{} x {} ranks (expert x data parallel), {} threads each, {}", grid_.ep(), grid_.dp(),
+           start_.threads, name(config_.model.dtype));
+  if (m.is_moe()) {
+    log_info("{} layers, hidden {}, {} experts, top-{}: {:.4g} M parameters, {:.4g} M activated",
+             m.layers, m.hidden_size, m.moe.experts, m.moe.top_k, double(count.total) / 1e6,
+             double(count.activated) / 1e6);
+  } else {
+    log_info("{} layers, hidden {}, dense: {:.4g} M parameters", m.layers, m.hidden_size,
+             double(count.total) / 1e6);
+  }
+  const std::int64_t tokens = config_.batch.global * config_.data.sequence_length;
+  log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
+           config_.batch.global, config_.data.sequence_length, tokens, step_ + 1,
+           config_.train.steps, step_flops(m, tokens, config_.data.sequence_length));
+}
+
+void Trainer::run() {
+  while (step_ < config_.train.steps) train_one_step();
+  if (saved_step_ != step_ && step_ > 0) save();
+  const MemoryAccount memory = memory_account();
+  std::string kinds;
+  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
+    kinds += fmt::format("{} {:.1f}, ", kMemoryKindNames[k], double(memory.peak[k]) / 1e6);
+  log_info("peak memory of rank 0 in MB: {}together {:.1f}", kinds,
+           double(memory.peak_total) / 1e6);
+}
+
+void Trainer::train_one_step() {
+  const double begin = now();
+  const std::int64_t step = step_ + 1;
+  set_phase_step(step);
+  set_phase("load");
+  const StepPlan plan = loader_->plan(step, config_.batch.global, mixture_);
+  const std::int64_t mine = config_.batch.global / world_.size();
+  const Batch batch = loader_->load(plan, world_.rank() * mine, mine);
+  const double loaded = now();
+  const double rate =
+      learning_rate(config_.schedule, config_.optimizer.learning_rate, step, config_.train.steps);
+  StepResult result = engine_->train_step(batch, {plan.labels, plan.tokens}, step, rate);
+  MOE_CHECK(
+      std::isfinite(result.loss) && std::isfinite(result.grad_norm), "step ", step, ": loss ",
+      result.loss, ", gradient norm ", result.grad_norm,
+      ": the run has diverged; lower optimizer.learning_rate or resume from the checkpoint of "
+      "an earlier step");
+  mixture_ = plan.next;
+  step_ = step;
+  tokens_ += plan.labels;
+  result.seconds["load"] = loaded - begin;
+  const double seconds = now() - begin;
+  // The first step of a process warms caches up; it would distort the time left.
+  if (steps_timed_++ > 0) seconds_training_ += seconds;
+
+  StepMetrics metrics = metrics_of(result, seconds, rate);
+  const bool last = step == config_.train.steps;
+  if (config_.train.eval_every > 0 && (step % config_.train.eval_every == 0 || last))
+    evaluate(metrics);
+  if (metrics_) {
+    metrics_->write(metrics);
+    if (step % config_.run.log_every == 0 || last || !metrics.held_out_loss.empty()) {
+      const double each = steps_timed_ > 1 ? seconds_training_ / double(steps_timed_ - 1) : seconds;
+      log_info("{}", progress_line(metrics, config_.train.steps,
+                                   each * double(config_.train.steps - step)));
+    }
+  }
+  if (config_.train.checkpoint_every > 0 && step % config_.train.checkpoint_every == 0) save();
+}
+
+void Trainer::evaluate(StepMetrics& metrics) {
+  for (const HeldOutDomain& d : held_out_)
+    metrics.held_out_loss[d.name] =
+        held_out_loss(engine_->model(), d.data, config_.train.eval_sequences, config_.batch.micro,
+                      world_)
+            .loss;
+}
+
+StepMetrics Trainer::metrics_of(const StepResult& r, double seconds, double rate) const {
+  StepMetrics m;
+  m.step = step_;
+  m.tokens = tokens_;
+  m.loss = r.loss;
+  for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
+    m.domain_loss[config_.data.train[d].domain] = r.domain_loss[d];
+  if (engine_->config().is_moe()) {
+    m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
+    for (const std::vector<std::int64_t>& load : r.loads) {
+      double total = 0, most = 0, entropy = 0;
+      for (const std::int64_t n : load) {
+        total += double(n);
+        most = std::max(most, double(n));
+      }
+      for (const std::int64_t n : load)
+        if (n > 0) entropy -= double(n) / total * std::log(double(n) / total);
+      m.load_max_over_mean.push_back(most * double(load.size()) / total);
+      m.router_entropy.push_back(entropy);
+    }
+  }
+  m.grad_norm = r.grad_norm;
+  m.learning_rate = rate;
+  const std::int64_t step_tokens = config_.batch.global * config_.data.sequence_length;
+  m.step_seconds = seconds;
+  m.tokens_per_second = double(step_tokens) / seconds;
+  m.flops_per_second =
+      step_flops(engine_->config(), step_tokens, config_.data.sequence_length) / seconds;
+  m.phase_seconds = r.seconds;
+  m.exposed_comm_seconds = r.exposed_seconds;
+  m.memory_bytes = memory_account().peak_total;
+  return m;
+}
+
+std::string Trainer::state_json() const {
+  Json state;
+  state["step"] = step_;
+  state["tokens"] = tokens_;
+  state["optimizer_steps"] = engine_->optimizer().steps();
+  state["seed"] = config_.run.seed;
+  for (std::size_t d = 0; d < config_.data.train.size(); ++d)
+    state["consumed"][config_.data.train[d].domain] = mixture_.consumed[d];
+  state["machine"] = {{"ranks", world_.size()},
+                      {"expert_parallel", grid_.ep()},
+                      {"threads", start_.threads},
+                      {"processor", processor_name()},
+                      {"build", build_name()}};
+  return state.dump(1);
+}
+
+void Trainer::save() {
+  set_phase("checkpoint");
+  // Every rank writes a share of what it holds together with others.
+  const auto share = [&](const Parameter& p) {
+    const Communicator& group =
+        p.spec.placement == Placement::expert ? grid_.data_group() : grid_.world();
+    return share_of(p.rows(), group.rank(), group.size());
+  };
+  const fs::path folder = fs::path(config_.run.folder) / "checkpoints";
+  const fs::path saved =
+      save_checkpoint(folder, step_, state_tensors(*engine_, share), state_json(),
+                      model_config_to_json(engine_->config()), to_yaml(config_), world_);
+  if (world_.rank() == 0 && config_.train.keep_last > 0)
+    prune_checkpoints(folder, config_.train.keep_last);
+  saved_step_ = step_;
+  log_info("saved {}", saved.string());
+}
+
+void Trainer::restore(const fs::path& checkpoint) {
+  const CheckpointReader reader(checkpoint);
+  // Weights were loaded with the engine; masters and moments come as they were saved.
+  for (const TensorRows& rows : state_tensors(*engine_, [](const Parameter& p) {
+         return Share{0, p.rows()};
+       }))
+    if (rows.value.rows() > 0) reader.read_into(rows);
+
+  const std::string where = (checkpoint / "state.json").string();
+  try {
+    const Json state = Json::parse(reader.state_json());
+    step_ = state.at("step");
+    tokens_ = state.at("tokens");
+    engine_->optimizer().set_steps(state.at("optimizer_steps"));
+    const Json& consumed = state.at("consumed");
+    for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
+      const std::string& domain = config_.data.train[d].domain;
+      mixture_.consumed[d] = consumed.value(domain, std::int64_t{0});
+      if (!consumed.contains(domain)) log_warning("domain {} is new in this run", domain);
+    }
+    const Json machine = state.at("machine");
+    if (machine.at("ranks") != world_.size() || machine.at("expert_parallel") != grid_.ep() ||
+        machine.at("threads") != start_.threads || machine.at("processor") != processor_name() ||
+        machine.at("build") != build_name())
+      log_info(
+          "layout, threads, processor or build differ from the checkpoint's: losses will agree "
+          "but not to the last bit");
+    if (state.at("seed") != config_.run.seed)
+      log_warning("run.seed is {}, the checkpoint's was {}: the data order changes",
+                  config_.run.seed, state.at("seed").get<std::int64_t>());
+  } catch (const Json::exception& e) {
+    throw InputError(str(where, ": ", e.what()));
+  }
+  saved_step_ = step_;
+  log_info("resuming {} after step {}", checkpoint.string(), step_);
+}
+
+double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {
+  const double multiplied = double(count_parameters(c).activated) -
+                            (c.tie_embeddings ? 0 : double(c.vocab_size) * double(c.hidden_size));
+  const double attention =
+      6 * double(c.layers) * double(length) * double(c.heads) * double(c.head_dim);
+  return double(tokens) * (6 * multiplied + attention);
+}
+
+}  // namespace moe

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "config/train_config.h"
+#include "data/held_out.h"
+#include "data/loader.h"
+#include "train/engine.h"
+#include "train/metrics.h"
+
+namespace moe {
+
+/// Where a run begins.
+struct StartOptions {
+  /// "none": from the first step; "auto": from the run's newest checkpoint, or the first step when
+  /// there is none; else a checkpoint's folder.
+  std::string resume = "none";
+  int threads = 1;  // per rank, for the record in checkpoints
+};
+
+/// The training loop: plan a step, load this rank's sequences, train, write metrics, now and then
+/// measure held-out loss and save a checkpoint. A resumed run continues to the bit where the
+/// layout, the machine's kind and the threads are the same; on another layout it differs by
+/// rounding alone.
+class Trainer {
+ public:
+  /// Collective. Throws InputError for a configuration or a checkpoint that does not fit.
+  Trainer(TrainConfig config, const StartOptions& start, Communicator& world);
+  ~Trainer();
+
+  /// Trains to config.train.steps and saves a last checkpoint. Collective.
+  void run();
+
+  std::int64_t steps_done() const { return step_; }
+  Engine& engine() { return *engine_; }
+
+ private:
+  struct HeldOutDomain {
+    std::string name;
+    HeldOut data;
+  };
+
+  void open_data();
+  void restore(const std::filesystem::path& checkpoint);
+  void train_one_step();
+  void evaluate(StepMetrics& metrics);
+  void save();
+  StepMetrics metrics_of(const StepResult& result, double seconds, double learning_rate) const;
+  std::string state_json() const;
+  void print_start() const;
+
+  const TrainConfig config_;
+  const StartOptions start_;
+  Communicator& world_;
+  const ProcessGrid grid_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<Loader> loader_;
+  std::vector<HeldOutDomain> held_out_;
+  MixtureState mixture_;
+  std::unique_ptr<MetricsWriter> metrics_;
+  std::int64_t step_ = 0;    // steps done
+  std::int64_t tokens_ = 0;  // labelled tokens seen
+  std::int64_t saved_step_ = -1;
+  double seconds_training_ = 0;  // of this process, for the time left
+  std::int64_t steps_timed_ = 0;
+};
+
+/// Floating-point operations of one training step, forward and backward, on activated parameters:
+///   tokens * (6 * P + 6 * layers * length * heads * head_dim),
+/// P the activated parameters that are multiplied: without the embedding table (its lookup is no
+/// product) and with the output head; the second term is causal attention (half of the square).
+/// Recomputation is not counted.
+double step_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length);
+
+}  // namespace moe
