@@ -1,0 +1,47 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what is missing, builds, and runs the tests; ends with ctest's summary.
+#
+#   tests/run.sh [--preset cpu|asan|tsan|cuda] [LABEL...]
+#
+# LABEL: unit, mpi, e2e, slow; none given: all of them, of the sanitizers' presets unit alone. With
+# CI=true, which has little time, the label slow is left out unless it is named.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+preset=cpu
+labels=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --preset)
+      [ $# -gt 1 ] || { echo "run.sh: --preset needs a name" >&2; exit 2; }
+      preset=$2
+      shift
+      ;;
+    unit | mpi | e2e | slow | gpu) labels+=("$1") ;;
+    -h | --help)
+      sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      exit
+      ;;
+    *)
+      echo "run.sh: unknown argument '$1' (see --help)" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+if command -v ccache > /dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
+
+launch/packages.sh build tests
+cmake --preset "$preset"
+cmake --build --preset "$preset" -j "$(nproc)"
+
+filter=()
+if [ ${#labels[@]} -gt 0 ]; then
+  filter=(-L "^($(IFS='|'; echo "${labels[*]}"))$")
+elif [ "${CI:-}" = true ]; then
+  filter=(-LE '^slow$')
+fi
+exec ctest --preset "$preset" --no-tests=error -j "$(nproc)" "${filter[@]}"
