@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -9,17 +11,17 @@
 #include "kernels/cpu/vectorize.h"
 
 // Attention in tiles (Dao et al. 2022): scores exist only for one block of queries and one of keys.
-// T is the tensors' type, A the type of sums; tiles of bf16 are widened, others read in place.
+// T is the tensors' type, A the type of sums.
 
 namespace moe {
 namespace {
 
-// Long along one side, so that the tiles' products run near the full rate, and short along the
-// other, because half of the square on the diagonal is computed in vain.
-constexpr std::int64_t kShortBlock = 64, kLongBlock = 256;
+// A tile has up to kRows queries and kKeys keys: large, so that its products run near the full
+// rate. On the diagonal, where half of a square is computed in vain, it has kDiagonalRows queries.
+// The forward pass takes kChunk queries at a time. None of these depends on the number of threads.
+constexpr std::int64_t kKeys = 256, kRows = 128, kDiagonalRows = 64, kChunk = 512;
 
-// What a thread keeps between calls; sizes depend on block sizes, and for the backward pass of
-// bf16 on the length of one sequence.
+// What a thread keeps between calls; its size grows with the length of one sequence.
 template <class A>
 struct Scratch {
   std::vector<A> q, k, v, out, dout, dq, dk, dv, scores, dscores, row_max, row_sum, delta;
@@ -37,33 +39,56 @@ A* at_least(std::vector<A>& buffer, std::int64_t size) {
   return buffer.data();
 }
 
-// Rows of one head of a tensor [rows, heads * head_dim], as sums take them.
+// Rows of one head of a tensor [rows, heads * head_dim] as sums take them, one after the other: in
+// place their long stride maps them onto a few sets of the cache. `once`: they are read only once,
+// which no copy pays for.
 template <class A, class T>
 Matrix<const A> load(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t cols,
-                     std::vector<A>& buffer) {
+                     std::vector<A>& buffer, bool once = false) {
+  const Matrix<A> copy = {at_least(buffer, rows * cols), cols};
   if constexpr (std::is_same_v<A, T>) {
-    return {from, stride};
+    if (once) return {from, stride};
+    for (std::int64_t i = 0; i < rows; ++i)
+      std::copy_n(from + i * stride, cols, copy.data + i * cols);
   } else {
-    const Matrix<A> wide = {at_least(buffer, rows * cols), cols};
-    widen({from, stride}, rows, cols, wide);
-    return {wide.data, wide.stride};
+    widen({from, stride}, rows, cols, copy);
+  }
+  return {copy.data, cols};
+}
+
+template <class A, class T>
+void store(Matrix<const A> sums, std::int64_t rows, std::int64_t cols, T* to, std::int64_t stride) {
+  if constexpr (std::is_same_v<A, T>) {
+    for (std::int64_t i = 0; i < rows; ++i)
+      std::copy_n(sums.data + i * sums.stride, cols, to + i * stride);
+  } else {
+    narrow(sums, rows, cols, {to, stride});
   }
 }
 
-// Where a block of results is summed up: in place, or in a buffer that store() rounds from.
-template <class A, class T>
-Matrix<A> accumulate(T* to, std::int64_t stride, std::int64_t rows, std::int64_t cols,
-                     std::vector<A>& buffer) {
-  if constexpr (std::is_same_v<A, T>)
-    return {to, stride};
-  else
-    return {at_least(buffer, rows * cols), cols};
+// e^x for x <= 0 and a little above, at half the cost of exp_of(): 2^n is one normal number. Values
+// below e^-87 stay there, a zero beside the largest probability.
+MOE_INLINE float exp_of_nonpositive(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float shifted = x * 1.44269504f + kRound;
+  const float n = shifted - kRound;
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 1.9875691500e-4f;                                   // Cephes expf
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  return p * std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) + 127u) << 23);
 }
+MOE_INLINE double exp_of_nonpositive(double x) { return std::exp(x); }
 
-template <class A, class T>
-void store(Matrix<A> sums, std::int64_t rows, std::int64_t cols, T* to, std::int64_t stride) {
-  if constexpr (!std::is_same_v<A, T>) narrow({sums.data, sums.stride}, rows, cols, {to, stride});
-}
+// Score rows are read up to a whole vector, which saves the loop over the rest; the rows' stride is
+// a multiple of that.
+constexpr std::int64_t kLanes = 16;
+MOE_INLINE std::int64_t whole_lanes(std::int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
 // One step of the online softmax over a tile of scores, of which row r sees the first
 // first_visible + r columns: scores become exp(scale * score - row_max), row_max, row_sum and the
@@ -75,22 +100,27 @@ MOE_VECTORIZE static void softmax_tile(Matrix<A> scores, std::int64_t rows, std:
   for (std::int64_t r = 0; r < rows; ++r) {
     A* __restrict s = scores.data + r * scores.stride;
     const std::int64_t visible = std::clamp<std::int64_t>(first_visible + r, 0, cols);
+    const std::int64_t padded = whole_lanes(visible);
     A largest = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : largest)
-    for (std::int64_t j = 0; j < visible; ++j) largest = s[j] > largest ? s[j] : largest;
+    for (std::int64_t j = 0; j < padded; ++j) {
+      const A x = j < visible ? s[j] : -std::numeric_limits<A>::infinity();
+      largest = x > largest ? x : largest;
+    }
     const A shift = first_tile ? scale * largest : std::max(row_max[r], scale * largest);
     A sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < visible; ++j) {
-      const A p = exp_of(scale * s[j] - shift);
+    for (std::int64_t j = 0; j < padded; ++j) {
+      const A e = exp_of_nonpositive(scale * s[j] - shift);
+      const A p = j < visible ? e : A(0);
       s[j] = p;
       sum += p;
     }
-    for (std::int64_t j = visible; j < cols; ++j) s[j] = 0;
+    for (std::int64_t j = padded; j < cols; ++j) s[j] = 0;
     if (first_tile) {
       row_sum[r] = sum;
     } else {
-      const A correction = exp_of(row_max[r] - shift);
+      const A correction = exp_of_nonpositive(row_max[r] - shift);
       row_sum[r] = row_sum[r] * correction + sum;
       if (correction != A(1)) {
         A* __restrict o = out.data + r * out.stride;
@@ -113,13 +143,14 @@ MOE_VECTORIZE static void softmax_backward_tile(Matrix<A> scores, Matrix<A> dp, 
     A* __restrict ds = dp.data + r * dp.stride;
     const std::int64_t visible = std::clamp<std::int64_t>(first_visible + r, 0, cols);
     const A shift = lse[r], mean = delta[r];
+    const std::int64_t padded = whole_lanes(visible);
 #pragma GCC ivdep
-    for (std::int64_t j = 0; j < visible; ++j) {
-      const A p = exp_of(scale * s[j] - shift);
-      ds[j] = scale * p * (ds[j] - mean);
-      s[j] = p;
+    for (std::int64_t j = 0; j < padded; ++j) {
+      const A p = exp_of_nonpositive(scale * s[j] - shift), gradient = scale * p * (ds[j] - mean);
+      s[j] = j < visible ? p : A(0);
+      ds[j] = j < visible ? gradient : A(0);
     }
-    for (std::int64_t j = visible; j < cols; ++j) s[j] = ds[j] = 0;
+    for (std::int64_t j = padded; j < cols; ++j) s[j] = ds[j] = 0;
   }
 }
 
@@ -169,32 +200,52 @@ struct Layout : AttentionShape {
   }
 };
 
-// One block of queries of one head against all keys it sees.
+// The scores of queries [first, end) with keys [key, key + cols) in tiles: f(i, rows, visible) for
+// the queries [i, i + rows) and the keys [key, key + visible) that the last of them sees.
+template <class F>
+void for_tiles(std::int64_t first, std::int64_t end, std::int64_t key, std::int64_t cols,
+               std::int64_t offset, F&& f) {
+  for (std::int64_t i = std::max(first, key - offset); i < end;) {
+    const bool all_visible = i + offset >= key + cols - 1;
+    const std::int64_t rows = std::min(all_visible ? kRows : kDiagonalRows, end - i);
+    f(i, rows, std::min(cols, i + rows + offset - key));
+    i += rows;
+  }
+}
+
+// A chunk of queries of one head against all keys it sees.
 template <class T, class A>
-void forward_block(const Layout& at, std::int64_t b, std::int64_t h, std::int64_t first, T* out,
+void forward_chunk(const Layout& at, std::int64_t b, std::int64_t h, std::int64_t first, T* out,
                    A* lse, const T* q, const T* k, const T* v) {
   Scratch<A>& s = scratch<A>();
   const std::int64_t d = at.head_dim, kv_head = h / at.group();
-  const std::int64_t rows = std::min(kShortBlock, at.q_length - first);
-  const std::int64_t keys = first + rows + at.offset();
-  const auto q_tile = load(q + at.q_index(b, h, first), at.q_stride(), rows, d, s.q);
-  T* out_rows = out + at.q_index(b, h, first);
-  const Matrix<A> sums = accumulate(out_rows, at.q_stride(), rows, d, s.out);
-  const Matrix<A> scores = {at_least(s.scores, kShortBlock * kLongBlock), kLongBlock};
-  A* row_max = at_least(s.row_max, kShortBlock);
-  A* row_sum = at_least(s.row_sum, kShortBlock);
-  for (std::int64_t key = 0; key < keys; key += kLongBlock) {
-    const std::int64_t cols = std::min(kLongBlock, keys - key);
-    const auto k_tile = load(k + at.kv_index(b, kv_head, key), at.kv_stride(), cols, d, s.k);
-    const auto v_tile = load(v + at.kv_index(b, kv_head, key), at.kv_stride(), cols, d, s.v);
-    matrix_product({rows, cols, d, false, true, 0}, q_tile, k_tile, scores);
-    softmax_tile<A>(scores, rows, cols, first + at.offset() + 1 - key, A(at.scale()), row_max,
-                    row_sum, sums, d, key == 0);
-    matrix_product({rows, d, cols, false, false, key == 0 ? 0 : 1}, as_const(scores), v_tile, sums);
+  const std::int64_t count = std::min(kChunk, at.q_length - first);
+  const std::int64_t keys = first + count + at.offset();
+  const auto queries = load(q + at.q_index(b, h, first), at.q_stride(), count, d, s.q);
+  const Matrix<A> sums = {at_least(s.out, count * d), d};
+  const Matrix<A> scores = {at_least(s.scores, kRows * kKeys), kKeys};
+  A* row_max = at_least(s.row_max, count);
+  A* row_sum = at_least(s.row_sum, count);
+  for (std::int64_t key = 0; key < keys; key += kKeys) {
+    const std::int64_t cols = std::min(kKeys, keys - key), kv = at.kv_index(b, kv_head, key);
+    const bool once = count <= kDiagonalRows;
+    const auto k_tile = load(k + kv, at.kv_stride(), cols, d, s.k, once);
+    const auto v_tile = load(v + kv, at.kv_stride(), cols, d, s.v, once);
+    for_tiles(first, first + count, key, cols, at.offset(),
+              [&](std::int64_t i, std::int64_t rows, std::int64_t visible) {
+                const std::int64_t row = i - first;
+                const Matrix<A> out_tile = {sums.data + row * d, d};
+                matrix_product({rows, visible, d, false, true, 0}, {queries.data + row * d, d},
+                               k_tile, scores);
+                softmax_tile<A>(scores, rows, visible, i + at.offset() + 1 - key, A(at.scale()),
+                                row_max + row, row_sum + row, out_tile, d, key == 0);
+                matrix_product({rows, d, visible, false, false, key == 0 ? 0 : 1}, as_const(scores),
+                               v_tile, out_tile);
+              });
   }
-  divide_rows<A>(sums, rows, d, row_sum);
-  store(sums, rows, d, out_rows, at.q_stride());
-  for (std::int64_t r = 0; r < rows; ++r)
+  divide_rows<A>(sums, count, d, row_sum);
+  store(as_const(sums), count, d, out + at.q_index(b, h, first), at.q_stride());
+  for (std::int64_t r = 0; r < count; ++r)
     lse[at.row(b, h, first + r)] = row_max[r] + std::log(row_sum[r]);
 }
 
@@ -203,51 +254,47 @@ template <class T, class A>
 void backward_head(const Layout& at, std::int64_t b, std::int64_t kv_head, T* dq, T* dk, T* dv,
                    const T* dout, const T* q, const T* k, const T* v, const T* out, const A* lse) {
   Scratch<A>& s = scratch<A>();
-  const std::int64_t d = at.head_dim, group = at.group(), length = at.q_length;
-  const std::int64_t first_head = kv_head * group;
-  const std::int64_t q_begin = at.q_index(b, first_head, 0), q_cols = group * d;
-  const auto q_all = load(q + q_begin, at.q_stride(), length, q_cols, s.q);
-  const auto dout_all = load(dout + q_begin, at.q_stride(), length, q_cols, s.dout);
-  const auto out_all = load(out + q_begin, at.q_stride(), length, q_cols, s.out);
-  const auto dq_all = accumulate(dq + q_begin, at.q_stride(), length, q_cols, s.dq);
-  A* delta = at_least(s.delta, group * length);
-  for (std::int64_t g = 0; g < group; ++g)
-    row_dots<A>(delta + g * length, {dout_all.data + g * d, dout_all.stride},
-                {out_all.data + g * d, out_all.stride}, length, d);
-  const Matrix<A> scores = {at_least(s.scores, kShortBlock * kLongBlock), kShortBlock};
-  const Matrix<A> dscores = {at_least(s.dscores, kShortBlock * kLongBlock), kShortBlock};
-  for (std::int64_t key = 0; key < at.kv_length; key += kShortBlock) {
-    const std::int64_t cols = std::min(kShortBlock, at.kv_length - key);
-    const std::int64_t kv_begin = at.kv_index(b, kv_head, key);
-    const auto k_tile = load(k + kv_begin, at.kv_stride(), cols, d, s.k);
-    const auto v_tile = load(v + kv_begin, at.kv_stride(), cols, d, s.v);
-    const Matrix<A> dk_tile = accumulate(dk + kv_begin, at.kv_stride(), cols, d, s.dk);
-    const Matrix<A> dv_tile = accumulate(dv + kv_begin, at.kv_stride(), cols, d, s.dv);
-    int kv_beta = 0;
-    for (std::int64_t g = 0; g < group; ++g) {
-      const A* head_lse = lse + at.row(b, first_head + g, 0);
-      const auto first_query = std::max<std::int64_t>(0, key - at.offset());
-      for (std::int64_t i = first_query; i < length; i += kLongBlock) {
-        const std::int64_t rows = std::min(kLongBlock, length - i);
-        const auto rows_of = [&](auto m) {
-          return decltype(m){m.data + i * m.stride + g * d, m.stride};
-        };
-        const auto q_tile = rows_of(q_all), dout_tile = rows_of(dout_all);
-        matrix_product({rows, cols, d, false, true, 0}, q_tile, k_tile, scores);
-        matrix_product({rows, cols, d, false, true, 0}, dout_tile, v_tile, dscores);
-        softmax_backward_tile<A>(scores, dscores, rows, cols, i + at.offset() + 1 - key,
-                                 A(at.scale()), head_lse + i, delta + g * length + i);
-        matrix_product({cols, d, rows, true, false, kv_beta}, as_const(scores), dout_tile, dv_tile);
-        matrix_product({cols, d, rows, true, false, kv_beta}, as_const(dscores), q_tile, dk_tile);
-        matrix_product({rows, d, cols, false, false, key == 0 ? 0 : 1}, as_const(dscores), k_tile,
-                       rows_of(dq_all));
-        kv_beta = 1;
-      }
+  const std::int64_t d = at.head_dim, length = at.q_length, keys = at.kv_length;
+  const Matrix<A> scores = {at_least(s.scores, kRows * kKeys), kKeys};
+  const Matrix<A> dscores = {at_least(s.dscores, kRows * kKeys), kKeys};
+  const Matrix<A> dk_sums = {at_least(s.dk, keys * d), d}, dv_sums = {at_least(s.dv, keys * d), d};
+  std::fill_n(dk_sums.data, keys * d, A(0));
+  std::fill_n(dv_sums.data, keys * d, A(0));
+  A* delta = at_least(s.delta, length);
+  const Matrix<A> dq_sums = {at_least(s.dq, length * d), d};
+  for (std::int64_t h = kv_head * at.group(); h < (kv_head + 1) * at.group(); ++h) {
+    const std::int64_t q_begin = at.q_index(b, h, 0);
+    const auto queries = load(q + q_begin, at.q_stride(), length, d, s.q);
+    const auto dout_rows = load(dout + q_begin, at.q_stride(), length, d, s.dout);
+    const auto out_rows = load(out + q_begin, at.q_stride(), length, d, s.out, true);
+    row_dots<A>(delta, dout_rows, out_rows, length, d);
+    const A* head_lse = lse + at.row(b, h, 0);
+    for (std::int64_t key = 0; key < keys; key += kKeys) {
+      const std::int64_t cols = std::min(kKeys, keys - key), kv = at.kv_index(b, kv_head, key);
+      const auto k_tile = load(k + kv, at.kv_stride(), cols, d, s.k);
+      const auto v_tile = load(v + kv, at.kv_stride(), cols, d, s.v);
+      const Matrix<A> dk_tile = {dk_sums.data + key * d, d}, dv_tile = {dv_sums.data + key * d, d};
+      for_tiles(
+          0, length, key, cols, at.offset(),
+          [&](std::int64_t i, std::int64_t rows, std::int64_t visible) {
+            const Matrix<const A> q_tile = {queries.data + i * d, d};
+            const Matrix<const A> dout_tile = {dout_rows.data + i * d, d};
+            matrix_product({rows, visible, d, false, true, 0}, q_tile, k_tile, scores);
+            matrix_product({rows, visible, d, false, true, 0}, dout_tile, v_tile, dscores);
+            softmax_backward_tile<A>(scores, dscores, rows, visible, i + at.offset() + 1 - key,
+                                     A(at.scale()), head_lse + i, delta + i);
+            matrix_product({visible, d, rows, true, false, 1}, as_const(scores), dout_tile,
+                           dv_tile);
+            matrix_product({visible, d, rows, true, false, 1}, as_const(dscores), q_tile, dk_tile);
+            matrix_product({rows, d, visible, false, false, key == 0 ? 0 : 1}, as_const(dscores),
+                           k_tile, {dq_sums.data + i * d, d});
+          });
     }
-    store(dk_tile, cols, d, dk + kv_begin, at.kv_stride());
-    store(dv_tile, cols, d, dv + kv_begin, at.kv_stride());
+    store(as_const(dq_sums), length, d, dq + q_begin, at.q_stride());
   }
-  store(dq_all, length, q_cols, dq + q_begin, at.q_stride());
+  const std::int64_t kv_begin = at.kv_index(b, kv_head, 0);
+  store(as_const(dk_sums), keys, d, dk + kv_begin, at.kv_stride());
+  store(as_const(dv_sums), keys, d, dv + kv_begin, at.kv_stride());
 }
 
 }  // namespace
@@ -255,14 +302,13 @@ void backward_head(const Layout& at, std::int64_t b, std::int64_t kv_head, T* dq
 void CpuBackend::attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
                                    const Tensor& v, const AttentionShape& shape) {
   const Layout at(shape);
-  const std::int64_t blocks = (at.q_length + kShortBlock - 1) / kShortBlock;
+  const std::int64_t chunks = (at.q_length + kChunk - 1) / kChunk;
   for_float(q.dtype(), [&]<class T>(T) {
-    run_tasks(at.batch * at.heads * blocks, [&](std::int64_t task) {
-      const std::int64_t head = task / blocks;
-      const std::int64_t block = blocks - 1 - task % blocks;  // the longest first
-      forward_block<T, Acc<T>>(at, head / at.heads, head % at.heads, block * kShortBlock,
-                               out.data<T>(), lse.data<Acc<T>>(), q.data<T>(), k.data<T>(),
-                               v.data<T>());
+    run_tasks(at.batch * at.heads * chunks, [&](std::int64_t task) {
+      const std::int64_t head = task / chunks;
+      const std::int64_t chunk = chunks - 1 - task % chunks;  // the longest first
+      forward_chunk<T, Acc<T>>(at, head / at.heads, head % at.heads, chunk * kChunk, out.data<T>(),
+                               lse.data<Acc<T>>(), q.data<T>(), k.data<T>(), v.data<T>());
     });
   });
 }
