@@ -2,6 +2,7 @@
 #include "hf/model_folder.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -29,6 +30,10 @@ struct Source {
   StoredPiece piece;
   const std::byte* bytes = nullptr;
   DType dtype = DType::f32;
+
+  bool usable_as(DType as) const {
+    return dtype == as && reinterpret_cast<std::uintptr_t>(bytes) % size_of(as) == 0;
+  }
 };
 
 struct Parameter {
@@ -138,6 +143,17 @@ struct ModelFolder::State {
     stored_dtype = parameters.at("embed.weight").sources.front().dtype;
   }
 
+  const Parameter& parameter(const std::string& name) const {
+    const auto found = parameters.find(name);
+    MOE_CHECK(found != parameters.end(), path.string(), " has no parameter ", name);
+    return found->second;
+  }
+
+  /// The bytes of a source as a tensor that keeps the files mapped.
+  static Tensor wrap(const std::shared_ptr<const State>& self, const Source& s, Shape shape) {
+    return Tensor::wrap({self, const_cast<std::byte*>(s.bytes)}, std::move(shape), s.dtype);
+  }
+
   /// Finds one tensor and checks it; returns its name.
   std::string add(const StoredParameter& p, StoredPiece piece, const Tensors& tensors) {
     auto found = tensors.find(piece.tensor);
@@ -167,9 +183,7 @@ DType ModelFolder::stored_dtype() const { return state_->stored_dtype; }
 
 Tensor ModelFolder::read(const std::string& name, std::int64_t first, std::int64_t rows,
                          DType as) const {
-  const auto found = state_->parameters.find(name);
-  MOE_CHECK(found != state_->parameters.end(), state_->path.string(), " has no parameter ", name);
-  const Parameter& p = found->second;
+  const Parameter& p = state_->parameter(name);
   MOE_CHECK(first >= 0 && rows >= 0 && first <= p.shape[0] - rows, "rows ", first, " to ",
             first + rows, " of ", name, " [", join(p.shape), "]");
   Shape shape = p.shape;
@@ -193,9 +207,24 @@ Tensor ModelFolder::read(const std::string& name, std::int64_t first, std::int64
 }
 
 Tensor ModelFolder::read(const std::string& name, DType as) const {
-  const auto found = state_->parameters.find(name);
-  MOE_CHECK(found != state_->parameters.end(), state_->path.string(), " has no parameter ", name);
-  return read(name, 0, found->second.shape[0], as);
+  return read(name, 0, state_->parameter(name).shape[0], as);
+}
+
+Tensor ModelFolder::view(const std::string& name, std::int64_t first, std::int64_t rows,
+                         DType as) const {
+  const Parameter& p = state_->parameter(name);
+  if (p.sources.size() != 1 || p.sources[0].piece.transposed || !p.sources[0].usable_as(as))
+    return {};
+  MOE_CHECK(first >= 0 && rows >= 0 && first <= p.shape[0] - rows, "rows ", first, " to ",
+            first + rows, " of ", name, " [", join(p.shape), "]");
+  return State::wrap(state_, p.sources[0], p.shape).slice(first, rows);
+}
+
+Tensor ModelFolder::view_transposed(const std::string& name, DType as) const {
+  const Parameter& p = state_->parameter(name);
+  if (p.sources.size() != 1 || !p.sources[0].piece.transposed || !p.sources[0].usable_as(as))
+    return {};
+  return State::wrap(state_, p.sources[0], {p.cols, p.shape[0]});
 }
 
 }  // namespace moe

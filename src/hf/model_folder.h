@@ -3,12 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "config/model_config.h"
+#include "config/model_parameters.h"
 #include "core/tensor.h"
 #include "hf/model_format.h"
 
@@ -39,6 +39,12 @@ class ModelFolder {
   Tensor read(const std::string& name, std::int64_t first, std::int64_t rows, DType as) const;
   Tensor read(const std::string& name, DType as) const;
 
+  /// The same rows where the file holds them, without a copy: not to be written to. Undefined when
+  /// they are stored in another type, transposed, in several tensors or unaligned.
+  Tensor view(const std::string& name, std::int64_t first, std::int64_t rows, DType as) const;
+  /// A whole matrix as [cols, rows], on the same terms, when it is stored so (down_proj).
+  Tensor view_transposed(const std::string& name, DType as) const;
+
  private:
   struct State;
   std::shared_ptr<const State> state_;
@@ -53,11 +59,10 @@ struct WriteOptions {
   /// Folder to copy the tokenizer and generation_config.json from, as far as it has them (and
   /// LLaMA-MoE's own Python files, for that format).
   std::optional<std::filesystem::path> tokenizer_from;
+  /// For matrices that the format stores transposed: the rows asked for as [cols, count], or an
+  /// undefined tensor to have them asked for in the usual way and transposed here.
+  ParameterRows transposed_rows = {};
 };
-
-/// Gives rows [first, first + count) of one of our parameters, in any floating-point type.
-using ParameterRows =
-    std::function<Tensor(const std::string& name, std::int64_t first, std::int64_t count)>;
 
 /// Writes a model folder, whole or not at all: under a temporary name beside it, synced, renamed
 /// last. Rows are asked for in the order of the folder, one expert's matrix (or a part of a large

@@ -130,8 +130,8 @@ std::vector<Shard> plan_shards(const std::vector<StoredParameter>& parameters, D
 /// Writes one tensor, asking for its rows in chunks.
 class PieceWriter {
  public:
-  PieceWriter(const ParameterRows& rows, DType dtype, SafetensorsWriter* out)
-      : rows_(rows), dtype_(dtype), out_(out) {}
+  PieceWriter(const ParameterRows& rows, const WriteOptions& options, SafetensorsWriter* out)
+      : rows_(rows), transposed_rows_(options.transposed_rows), dtype_(options.dtype), out_(out) {}
 
   void write(const StoredParameter& p, const StoredPiece& piece) const {
     const std::int64_t row_bytes = p.cols * std::int64_t(size_of(dtype_));
@@ -140,6 +140,14 @@ class PieceWriter {
       for (std::int64_t r = 0; r < piece.rows; r += chunk)
         out_->write(fetch(p, piece, r, std::min(chunk, piece.rows - r)));
       return;
+    }
+    if (transposed_rows_) {
+      const Tensor t = transposed_rows_(p.parameter, piece.first_row, piece.rows);
+      if (t.defined()) {
+        MOE_CHECK((t.shape() == Shape{p.cols, piece.rows}), "asked for ", piece.rows,
+                  " transposed rows of ", p.parameter, ", got shape ", join(t.shape()));
+        return out_->write(scaled_to(t, piece.scale, dtype_, piece.tensor));
+      }
     }
     // Every row of the output needs every row of the parameter.
     Tensor all;
@@ -176,6 +184,7 @@ class PieceWriter {
   }
 
   const ParameterRows& rows_;
+  const ParameterRows& transposed_rows_;
   DType dtype_;
   SafetensorsWriter* out_;
 };
@@ -199,7 +208,7 @@ std::int64_t write_weights(const fs::path& folder, const std::vector<Shard>& sha
       map[part.piece->tensor] = file;
     }
     SafetensorsWriter out(folder / file, declared);
-    const PieceWriter writer(rows, options.dtype, &out);
+    const PieceWriter writer(rows, options, &out);
     for (const Part& part : shards[i].parts) writer.write(*part.parameter, *part.piece);
     files += out.finish();
     tensors += shards[i].bytes;
@@ -233,7 +242,7 @@ std::int64_t write_model(const fs::path& folder, const ModelConfig& config,
   require_representable(config, options.format);
   MOE_REQUIRE(!options.tokenizer_from || fs::is_directory(*options.tokenizer_from),
               options.tokenizer_from->string(), ": is no folder to copy a tokenizer from");
-  const fs::path plain = fs::weakly_canonical(folder);
+  const fs::path plain = fs::weakly_canonical(fs::absolute(folder));
   const fs::path target = plain.has_filename() ? plain : plain.parent_path();
   require_writable(target, options.force);
 

@@ -21,6 +21,22 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// Which of a layer's three FFN matrices.
+struct ExpertPart {
+  std::int64_t layer;
+  std::string part;
+};
+
+/// "layers.3.experts.up.weight" -> (3, "up"); nothing for other parameters.
+std::optional<ExpertPart> expert_part(const std::string& parameter) {
+  constexpr std::string_view kLayers = "layers.", kExperts = ".experts.";
+  const std::size_t experts = parameter.find(kExperts);
+  if (experts == std::string::npos) return std::nullopt;
+  const std::size_t part = experts + kExperts.size();
+  return ExpertPart{std::int64_t(std::stoll(parameter.substr(kLayers.size()))),
+                    parameter.substr(part, parameter.find('.', part) - part)};
+}
+
 /// y[i,:] = x[rows[i],:] for i in [first, first + count), any type.
 Tensor gather_rows(const Tensor& x, const std::vector<std::int64_t>& rows, std::int64_t first,
                    std::int64_t count) {
@@ -34,8 +50,27 @@ Tensor gather_rows(const Tensor& x, const std::vector<std::int64_t>& rows, std::
   return y;
 }
 
-/// Splits layers as their experts' weights are asked for. Keeps every partition, but dense weights
-/// of one layer at most.
+/// out = the columns of x in the given order, expert by expert: a flat tensor in which expert e's
+/// matrix, [x.rows(), sizes[e]] row-major, begins at x.rows() * (sum of the sizes before it).
+template <class Word>
+void gather_columns(const Tensor& out, const Tensor& x, const std::vector<std::int64_t>& columns,
+                    const std::vector<std::int64_t>& sizes) {
+  const std::vector<std::int32_t> index(columns.begin(), columns.end());
+  parallel_for(x.rows(), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r) {
+      const Word* from = reinterpret_cast<const Word*>(x.bytes()) + r * x.cols();
+      std::int64_t first = 0;
+      for (const std::int64_t size : sizes) {
+        Word* to = reinterpret_cast<Word*>(out.bytes()) + x.rows() * first + r * size;
+        for (std::int64_t i = 0; i < size; ++i) to[i] = from[index[std::size_t(first + i)]];
+        first += size;
+      }
+    }
+  });
+}
+
+/// Splits layers as their experts' weights are asked for. Keeps every partition, but no more
+/// weights than one layer's.
 class ExpertSource {
  public:
   ExpertSource(const ModelFolder& dense, DType dtype, const SplitOptions& options,
@@ -47,17 +82,36 @@ class ExpertSource {
         sizes_(std::move(sizes)) {}
 
   /// Rows of the experts' `part` ("gate", "up", "down") of a layer.
-  Tensor rows(std::int64_t layer, const std::string& part, std::int64_t first, std::int64_t count) {
-    const LayerPlan& plan = plan_of(layer);
-    if (layer != held_layer_) {
-      held_.clear();
-      held_layer_ = layer;
-    }
-    Tensor& weights = held_[part];
-    if (!weights.defined()) weights = dense_.read(dense_name(layer, part), dtype_);
+  Tensor rows(const ExpertPart& of, std::int64_t first, std::int64_t count) {
+    const LayerPlan& plan = plan_of(of.layer);
+    Tensor weights = dense_.view(dense_name(of), 0, dense_.config().intermediate_size, dtype_);
+    if (!weights.defined()) weights = held(of, [&] { return dense_.read(dense_name(of), dtype_); });
     Tensor result = gather_rows(weights, plan.order, first, count);
-    if (first + count == std::int64_t(plan.order.size())) held_.erase(part);
+    if (first + count == std::int64_t(plan.order.size())) held_.erase(of.part);
     return result;
+  }
+
+  /// Rows of `down` as [hidden, count], straight from a dense matrix that is stored transposed; one
+  /// whole expert, or nothing.
+  Tensor transposed_rows(const ExpertPart& of, std::int64_t first, std::int64_t count) {
+    const Tensor dense = dense_.view_transposed(dense_name(of), dtype_);
+    const LayerPlan& plan = plan_of(of.layer);
+    if (!dense.defined() || !plan.is_expert(first, count)) return {};
+    const Tensor all = held(of, [&] {
+      const Tensor out = Tensor::empty({dense.size()}, dtype_);
+      switch (size_of(dtype_)) {
+        case 2:
+          gather_columns<std::uint16_t>(out, dense, plan.order, sizes_);
+          break;
+        case 4:
+          gather_columns<std::uint32_t>(out, dense, plan.order, sizes_);
+          break;
+        default:
+          gather_columns<std::uint64_t>(out, dense, plan.order, sizes_);
+      }
+      return out;
+    });
+    return all.slice(first * dense.rows(), count * dense.rows()).view({dense.rows(), count});
   }
 
   const LayerSplit& split_of(std::int64_t layer) { return plan_of(layer).split; }
@@ -67,10 +121,29 @@ class ExpertSource {
   struct LayerPlan {
     LayerSplit split;
     std::vector<std::int64_t> order;
+
+    bool is_expert(std::int64_t first, std::int64_t count) const {
+      std::int64_t begin = 0;
+      for (const auto& expert : split.partition.experts) {
+        if (begin == first) return std::int64_t(expert.size()) == count;
+        begin += std::int64_t(expert.size());
+      }
+      return false;
+    }
   };
 
-  static std::string dense_name(std::int64_t layer, std::string_view part) {
-    return str("layers.", layer, ".ffn.", part, ".weight");
+  static std::string dense_name(const ExpertPart& of) {
+    return str("layers.", of.layer, ".ffn.", of.part, ".weight");
+  }
+
+  /// What `make` returned when it was first asked for this part; forgotten with the layer.
+  template <class Make>
+  Tensor held(const ExpertPart& of, const Make& make) {
+    if (of.layer != held_layer_) held_.clear();
+    held_layer_ = of.layer;
+    Tensor& weights = held_[of.part];
+    if (!weights.defined()) weights = make();
+    return weights;
   }
 
   const LayerPlan& plan_of(std::int64_t layer) {
@@ -81,7 +154,7 @@ class ExpertSource {
     const SplitContext context{layer, seed_, dense_.config().intermediate_size, sizes_};
     LayerPlan plan;
     plan.split = construction_.split(context, [&](std::string_view part) {
-      return dense_.read(dense_name(layer, part), DType::f32);
+      return dense_.read(dense_name({layer, std::string(part)}), DType::f32);
     });
     check_partition(plan.split.partition, context.neurons, construction_.coverage());
     MOE_CHECK(plan.split.partition.sizes() == sizes_, "the construction made experts of ",
@@ -158,16 +231,6 @@ std::vector<std::string> warnings_of(const SplitOptions& o) {
   return warnings;
 }
 
-/// "layers.3.experts.up.weight" -> (3, "up"); nothing for other parameters.
-std::optional<std::pair<std::int64_t, std::string>> expert_part(const std::string& parameter) {
-  constexpr std::string_view kLayers = "layers.", kExperts = ".experts.";
-  const std::size_t experts = parameter.find(kExperts);
-  if (experts == std::string::npos) return std::nullopt;
-  const std::size_t part = experts + kExperts.size();
-  return std::pair{std::int64_t(std::stoll(parameter.substr(kLayers.size()))),
-                   parameter.substr(part, parameter.find('.', part) - part)};
-}
-
 }  // namespace
 
 SplitReport split_model(const SplitOptions& options, const SplitProgress& progress) {
@@ -197,17 +260,20 @@ SplitReport split_model(const SplitOptions& options, const SplitProgress& progre
   ExpertSource experts(dense, report.dtype, options, *construction, sizes);
   const ParameterRows gates = gate_weights(report.config, report.gate, options.seed);
   std::int64_t done = 0;
+  const auto counted = [&](Tensor given) {
+    if (given.defined()) done += given.size();
+    if (given.defined() && progress) progress(done, report.parameters.total);
+    return given;
+  };
   const auto rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
-    Tensor result;
-    if (const auto part = expert_part(name))
-      result = experts.rows(part->first, part->second, first, count);
-    else if (is_router_parameter(name))
-      result = gates(name, first, count);
-    else
-      result = dense.read(name, first, count, report.dtype);
-    done += result.size();
-    if (progress) progress(done, report.parameters.total);
-    return result;
+    if (const auto part = expert_part(name)) return counted(experts.rows(*part, first, count));
+    if (is_router_parameter(name)) return counted(gates(name, first, count));
+    const Tensor stored = dense.view(name, first, count, report.dtype);
+    return counted(stored.defined() ? stored : dense.read(name, first, count, report.dtype));
+  };
+  write.transposed_rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    const auto part = expert_part(name);
+    return part ? counted(experts.transposed_rows(*part, first, count)) : Tensor();
   };
   report.bytes = write_model(options.output, report.config, write, rows);
 
