@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/parallel.h"
 
@@ -60,14 +61,36 @@ bool convert_range(const std::byte* from, std::byte* to, std::int64_t begin, std
 }
 
 template <class Word>
-void transpose_tile(const std::byte* from, std::int64_t from_stride, std::byte* to,
-                    std::int64_t to_stride, std::int64_t rows, std::int64_t cols) {
-  constexpr std::int64_t w = sizeof(Word);
-  for (std::int64_t c = 0; c < cols; ++c)
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const Word word = load<Word>(from, r * from_stride + c);
-      std::memcpy(to + (c * to_stride + r) * w, &word, sizeof word);
+struct VectorOf {
+  typedef Word type __attribute__((vector_size(16)));
+};
+template <class Word>
+using Vector = typename VectorOf<Word>::type;
+
+/// a0 b0 a1 b1 ... from the first (Half = 0) or second halves of a and b.
+template <class Word, int Half, int... I>
+Vector<Word> interleave(Vector<Word> a, Vector<Word> b, std::integer_sequence<int, I...>) {
+  constexpr int n = sizeof...(I);
+  return __builtin_shufflevector(a, b, (Half * n / 2 + I / 2 + I % 2 * n)...);
+}
+
+/// A square of one vector a row. Interleaving row i with row i + n/2 moves one bit of the row
+/// number into the column number: log2(n) rounds exchange them.
+template <class Word>
+void transpose_square(const std::byte* from, std::int64_t from_bytes, std::byte* to,
+                      std::int64_t to_bytes) {
+  constexpr int n = 16 / sizeof(Word);
+  constexpr auto lanes = std::make_integer_sequence<int, n>{};
+  Vector<Word> rows[n], next[n];
+  for (int i = 0; i < n; ++i) std::memcpy(&rows[i], from + i * from_bytes, 16);
+  for (int round = 1; round < n; round *= 2) {
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = interleave<Word, 0>(rows[i], rows[i + n / 2], lanes);
+      next[2 * i + 1] = interleave<Word, 1>(rows[i], rows[i + n / 2], lanes);
     }
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
+  for (int i = 0; i < n; ++i) std::memcpy(to + i * to_bytes, &rows[i], 16);
 }
 
 /// Rows of `to` are shared out; within a share, tiles fill a cache line of `to` at a time while the
@@ -75,16 +98,22 @@ void transpose_tile(const std::byte* from, std::int64_t from_stride, std::byte* 
 template <class Word>
 void transpose(const std::byte* from, std::int64_t from_stride, std::byte* to,
                std::int64_t to_stride, std::int64_t rows, std::int64_t cols) {
-  constexpr std::int64_t w = sizeof(Word), tile = 64 / w;
+  constexpr std::int64_t w = sizeof(Word), tile = 64 / w, square = 16 / w;
+  const auto source = [&](std::int64_t r, std::int64_t c) {
+    return from + (r * from_stride + c) * w;
+  };
+  const auto target = [&](std::int64_t r, std::int64_t c) { return to + (c * to_stride + r) * w; };
   parallel_for(cols, tile, [&](std::int64_t c0, std::int64_t c1) {
     for (std::int64_t r0 = 0; r0 < rows; r0 += tile) {
-      const std::byte* source = from + (r0 * from_stride + c0) * w;
-      std::byte* target = to + (c0 * to_stride + r0) * w;
-      if (r0 + tile <= rows && c1 - c0 == tile)
-        transpose_tile<Word>(source, from_stride, target, to_stride, tile, tile);
-      else
-        transpose_tile<Word>(source, from_stride, target, to_stride, std::min(tile, rows - r0),
-                             c1 - c0);
+      const std::int64_t r1 = std::min(rows, r0 + tile);
+      if (r1 - r0 == tile && c1 - c0 == tile) {
+        for (std::int64_t c = c0; c < c1; c += square)
+          for (std::int64_t r = r0; r < r1; r += square)
+            transpose_square<Word>(source(r, c), from_stride * w, target(r, c), to_stride * w);
+        continue;
+      }
+      for (std::int64_t c = c0; c < c1; ++c)
+        for (std::int64_t r = r0; r < r1; ++r) std::memcpy(target(r, c), source(r, c), w);
     }
   });
 }
