@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 
@@ -19,6 +20,15 @@ namespace {
 constexpr auto kRedraw = std::chrono::milliseconds(100);
 constexpr auto kPlainLine = std::chrono::seconds(10);
 constexpr int kBarWidth = 24;
+
+/// OpenMP threads that wait for one another spin for milliseconds by default, which starves whoever
+/// shares the cores: other ranks, other programs. libgomp reads its settings when it is loaded, so
+/// the program starts itself again with a short spin, unless the user has chosen otherwise.
+void wait_politely(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("GOMP_SPINCOUNT", "2000", 1);
+  execv("/proc/self/exe", argv);
+}
 
 }  // namespace
 
@@ -44,6 +54,7 @@ int report_error(const std::string& name, int rank) {
 
 int run_program(int argc, char** argv, const ProgramText& text,
                 const std::function<Action(CLI::App&)>& define) {
+  wait_politely(argv);
   try {
     CLI::App app(text.description, text.name);
     app.set_version_flag("--version", text.name + " " MOE_VERSION);
