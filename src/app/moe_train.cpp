@@ -68,10 +68,10 @@ int main(int argc, char** argv) {
         return moe::run(*o, mpi);
       } catch (const moe::InputError& e) {
         // Bad input is the same for every rank; one message is enough, and all of them end.
-        if (mpi.world().size() == 1) throw;
+        if (mpi.world().size() == 1) return moe::report_error("moe-train");
         mpi.abort(e.what(), moe::kExitBadInput);
       } catch (const std::exception& e) {
-        if (mpi.world().size() == 1) throw;
+        if (mpi.world().size() == 1) return moe::report_error("moe-train");
         mpi.abort(e.what(), moe::kExitFailed);
       }
     };
