@@ -7,7 +7,7 @@
 use strict;
 use warnings;
 
-my $longest = 16000;  # bytes of a document; longer ones are cut where a line is empty
+my $longest = 4000;   # bytes of a document; longer ones are cut where a line is empty
 my %escape = ('"' => '\\"', '\\' => '\\\\', "\n" => '\\n', "\t" => '\\t', "\r" => '\\r');
 my %unescape = (n => "\n", t => "\t", r => "\r");
 
