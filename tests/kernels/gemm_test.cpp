@@ -57,6 +57,11 @@ TEST(Gemm, EqualsThePlainLoopsForAllTypesTransposesAndSizes) {
           for (const int beta : {0, 1}) expect_product(types, size, transpose_a, transpose_b, beta);
 }
 
+TEST(Gemm, LongSumsAreCutIntoPanels) {
+  expect_product({DType::bf16, DType::f32, 1e-5}, {70, 66, 17000}, true, false, 1);
+  expect_product({DType::bf16, DType::bf16, 4e-3}, {70, 66, 17000}, false, true, 1);
+}
+
 TEST(Gemm, AnEmptySumIsZeroOrWhatWasThere) {
   for (const Types& types : kTypes)
     for (const int beta : {0, 1}) expect_product(types, {5, 9, 0}, false, true, beta);
@@ -78,6 +83,17 @@ TEST(Gemm, RepeatsToTheBit) {
     cpu_backend().gemm(second, a, false, b, false, 0);
     EXPECT_TRUE(same_bits(first, second)) << name(types.factor);
   }
+}
+
+TEST(Gemm, ProductsOfNanLeaveNothingBehind) {
+  for (const Types& types : kTypes)
+    for (const bool transpose_a : {false, true}) {
+      Tensor c = poisoned({63, 63}, types.result);
+      const Tensor nan = poisoned({63, 63}, types.factor);
+      cpu_backend().gemm(c, nan, transpose_a, nan, false, 0);
+      expect_product(types, {63, 63, 5}, transpose_a, false, 0);
+      expect_product(types, {5, 63, 63}, transpose_a, false, 1);
+    }
 }
 
 TEST(Gemm, InF64EveryElementIsAnAscendingSumWhateverTheShapeAndTheThreads) {
