@@ -230,7 +230,7 @@ inline void barrier_holds_until_all_have_come(Communicator& world) {
 /// Each rank waits in an order of its own, so payloads of the exchanges become ready in different
 /// orders on different ranks.
 inline void collectives_in_flight_finish_in_any_order(Communicator& world) {
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 8; ++round) {
     const Exchange a(world, DType::f32, 5, [](int from, int to) { return (from + to) % 4; });
     const Exchange b(world, DType::i32, 2, [](int from, int to) { return (from * to + 1) % 3; });
     const Exchange c(world, DType::bf16, 300, [](int from, int to) { return 20 + from - to; });
@@ -424,13 +424,13 @@ inline void errors_in_a_group_name_world_ranks(Communicator& world) {
 /// Random numbers, whose sums depend on the order of additions; ranks arrive in different orders.
 inline void sums_repeat_to_the_bit(Communicator& world) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f64})
-    for (const std::int64_t n : {3, 600, 5000, 30000, 300000}) {
+    for (const std::int64_t n : {3, 600, 5000, 50000}) {
       const Philox random(11, RandomPurpose::test, {std::uint64_t(world.rank())});
       const std::int64_t parts = n / world.size();
       const Tensor in = filled({parts * world.size()}, dtype,
-                               [&](auto i) { return random.normal(std::uint64_t(i)); });
+                               [&](auto i) { return random.uniform(std::uint64_t(i)); });
       Tensor first_sum, first_part;
-      for (int round = 0; round < 6; ++round) {
+      for (int round = 0; round < 5; ++round) {
         const Tensor sum = in.clone(), part = Tensor::empty({parts}, dtype);
         stagger(world, round);
         Pending reduced = world.all_reduce(sum, ReduceOp::sum);
@@ -459,6 +459,7 @@ struct Check {
   const char* name;
   void (*run)(Communicator& world);
 };
+inline void PrintTo(const Check& check, std::ostream* out) { *out << check.name; }
 
 inline const std::vector<Check> kChecks = {
     {"AllReduceSumsAndTakesTheMaximum", all_reduce_sums_and_takes_the_maximum},

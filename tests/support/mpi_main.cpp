@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <optional>
+#include <string>
 
 #include "comm/watchdog.h"
 #include "core/log.h"
@@ -13,19 +14,19 @@ namespace {
 
 std::optional<moe::MpiWorld> job;
 
-/// Failures of the ranks whose progress is not printed.
-class FailurePrinter final : public testing::EmptyTestEventListener {
-  void OnTestPartResult(const testing::TestPartResult& result) override {
-    if (!result.failed()) return;
-    moe::log_line(moe::str("[rank ", moe::log_rank(), "] ", name(), ": ", result.file_name(), ":",
-                           result.line_number(), ": ", result.message()));
-  }
-
+/// Knows the test that runs, and prints failures of the ranks whose progress is not printed.
+class Listener final : public testing::EmptyTestEventListener {
  public:
-  static std::string name() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    return info == nullptr ? "outside a test"
-                           : moe::str(info->test_suite_name(), ".", info->name());
+  std::string test = "outside a test";
+
+ private:
+  void OnTestStart(const testing::TestInfo& info) override {
+    test = moe::str(info.test_suite_name(), ".", info.name());
+  }
+  void OnTestPartResult(const testing::TestPartResult& result) override {
+    if (!result.failed() || moe::log_rank() == 0) return;
+    moe::log_line(moe::str("[rank ", moe::log_rank(), "] ", test, ": ", result.file_name(), ":",
+                           result.line_number(), ": ", result.message()));
   }
 };
 
@@ -50,7 +51,8 @@ int main(int argc, char** argv) {
   job.emplace(&argc, &argv);
   moe::set_log_rank(job->world().rank());
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
-  listeners.Append(new FailurePrinter);
+  auto* const listener = new Listener;
+  listeners.Append(listener);
   if (job->world().rank() != 0) delete listeners.Release(listeners.default_result_printer());
   // A rank that leaves a test early would leave its peers waiting: it ends the job instead.
   GTEST_FLAG_SET(catch_exceptions, false);
@@ -59,7 +61,7 @@ int main(int argc, char** argv) {
     const moe::Watchdog watchdog(120);
     code = worst(RUN_ALL_TESTS());
   } catch (const std::exception& failure) {
-    job->abort(moe::str(FailurePrinter::name(), ": ", failure.what()), 1);
+    job->abort(moe::str(listener->test, ": ", failure.what()), 1);
   }
   job.reset();
   return code;
