@@ -13,7 +13,9 @@
 namespace moe {
 namespace {
 
-constexpr std::size_t kBufferBytes = 4 << 20;
+// Writes from a buffer in the second-level cache to whole multiples of its size: a large write from
+// memory at another offset within a page is up to five times slower (rep movsb on Zen 4).
+constexpr std::size_t kBufferBytes = 256 << 10;
 
 const char* safetensors_name(DType dtype) {
   switch (dtype) {
@@ -65,7 +67,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
 
   file_ = ::open(partial_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   MOE_CHECK(file_ >= 0, "cannot create ", partial_.string(), ": ", std::strerror(errno));
-  buffer_.reserve(std::max(kBufferBytes, sizeof length + text.size()));
+  buffer_.reserve(kBufferBytes);
   for (const auto part : {std::span<const std::byte>(std::as_bytes(std::span(&length, 1))),
                           std::span<const std::byte>(std::as_bytes(std::span(text)))})
     buffer_.insert(buffer_.end(), part.begin(), part.end());
@@ -89,15 +91,12 @@ void SafetensorsWriter::write(std::span<const std::byte> bytes) {
   MOE_CHECK(std::int64_t(bytes.size()) <= expected_ - written_, "more bytes for ", path_.string(),
             " than its tensors were declared to have");
   written_ += std::int64_t(bytes.size());
-  if (buffer_.size() + bytes.size() <= kBufferBytes) {
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
-    return;
+  while (!bytes.empty()) {
+    const std::size_t n = std::min(bytes.size(), kBufferBytes - buffer_.size() % kBufferBytes);
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + std::ptrdiff_t(n));
+    bytes = bytes.subspan(n);
+    if (buffer_.size() % kBufferBytes == 0) flush();
   }
-  flush();
-  if (bytes.size() <= kBufferBytes / 2)
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
-  else
-    write_all(file_, bytes.data(), bytes.size(), path_.string());
 }
 
 void SafetensorsWriter::write(const Tensor& tensor) {
