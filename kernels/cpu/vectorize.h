@@ -137,13 +137,13 @@ void each_parallel(std::int64_t n, F f) {
   parallel_for(n, kGrain, [=](std::int64_t begin, std::int64_t end) { each(begin, end, f); });
 }
 
-/// The sum of f(i) over [begin, end): vector lanes in f's own type over blocks of 1024 terms, the
+/// The sum of f(i) over [begin, end): vector lanes in f's own type over blocks of 256 terms, the
 /// blocks in double. f may write as in each().
 template <class F>
 MOE_VECTORIZE static double sum_of(std::int64_t begin, std::int64_t end, F f) {
   double total = 0;
-  for (std::int64_t block = begin; block < end; block += 1024) {
-    const std::int64_t stop = std::min(end, block + 1024);
+  for (std::int64_t block = begin; block < end; block += 256) {
+    const std::int64_t stop = std::min(end, block + 256);
     decltype(f(begin)) sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (std::int64_t i = block; i < stop; ++i) sum += f(i);
