@@ -3,129 +3,18 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/mount.h>
-#include <sys/ptrace.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <csignal>
-#include <cstring>
 #include <fstream>
 #include <iterator>
-#include <set>
 
-#include "comm/communicator.h"
-#include "core/error.h"
-#include "core/rng.h"
 #include "train/checkpoint_diff.h"
+#include "train/checkpoint_fixture.h"
 #include "train/checkpoint_manifest.h"
 
 namespace moe {
 namespace {
 
-namespace fs = std::filesystem;
 using testing::HasSubstr;
-
-class Checkpoint : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) /
-              str("checkpoint_test.", ::getpid(), ".",
-                  testing::UnitTest::GetInstance()->current_test_info()->name());
-    fs::remove_all(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  fs::path folder_;
-};
-
-ModelConfig small_model() {
-  ModelConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = 8;
-  c.intermediate_size = 6;
-  c.layers = 1;
-  c.heads = c.kv_heads = 2;
-  c.head_dim = 4;
-  c.rms_norm_eps = 1.0 / 3;
-  c.moe.experts = 2;
-  c.moe.expert_sizes = {{4, 2}};
-  c.moe.score_scale = {0.1 + 0.2};
-  return c;
-}
-
-/// A tensor of the test's model: row r, element i holds a number of its own.
-Tensor rows_of(const std::string& name, const Shape& shape, std::int64_t first, std::int64_t count,
-               DType dtype, std::uint64_t variant = 0) {
-  Shape part = shape;
-  part[0] = count;
-  const Tensor t = Tensor::empty(part, dtype);
-  const Philox random(std::hash<std::string>{}(name) + variant, RandomPurpose::test);
-  for (std::int64_t i = 0; i < t.size(); ++i) {
-    const double value = random.normal(std::uint64_t(first * t.cols() + i));
-    if (dtype == DType::f32) t.data<float>()[i] = float(value);
-    if (dtype == DType::f64) t.data<double>()[i] = value;
-    if (dtype == DType::bf16) t.data<bf16>()[i] = bf16(float(value));
-    if (dtype == DType::i64) t.data<std::int64_t>()[i] = std::int64_t(value * 1e6);
-  }
-  return t;
-}
-
-struct Spec {
-  std::string name;
-  Shape shape;
-  DType dtype;
-};
-const std::vector<Spec> kSpecs = {{"weights/embed.weight", {11, 8}, DType::f32},
-                                  {"weights/norm.weight", {8}, DType::f64},
-                                  {"adam_m/embed.weight", {11, 8}, DType::bf16},
-                                  {"router/counts", {7, 2, 3}, DType::i64}};
-
-/// Uneven shares: rank r of n holds rows [cut(r), cut(r + 1)); some may hold none.
-std::int64_t cut(std::int64_t rows, int rank, int ranks) {
-  return rank == ranks ? rows : rows * rank * rank / (ranks * ranks);
-}
-
-std::vector<TensorRows> share(int rank, int ranks, std::uint64_t variant = 0) {
-  std::vector<TensorRows> mine;
-  for (const Spec& s : kSpecs) {
-    const std::int64_t first = cut(s.shape[0], rank, ranks);
-    const std::int64_t count = cut(s.shape[0], rank + 1, ranks) - first;
-    mine.push_back(
-        {s.name, s.shape, first, rows_of(s.name, s.shape, first, count, s.dtype, variant)});
-  }
-  return mine;
-}
-
-const std::string kState = "{\"step\": 7, \"tokens\": 123, \"machine\": {\"threads\": 2}}";
-
-fs::path save(const fs::path& checkpoints, std::int64_t step, int ranks,
-              std::uint64_t variant = 0) {
-  fs::path folder;
-  run_ranks(ranks, [&](Communicator& world) {
-    const fs::path made =
-        save_checkpoint(checkpoints, step, share(world.rank(), ranks, variant), kState,
-                        model_config_to_json(small_model()), "train: {}\n", world);
-    if (world.rank() == 0) folder = made;
-  });
-  return folder;
-}
-
-bool same_bytes(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() &&
-         std::memcmp(a.bytes(), b.bytes(), a.nbytes()) == 0;
-}
-
-void expect_complete(const fs::path& folder, std::uint64_t variant = 0) {
-  const CheckpointReader reader(folder);
-  reader.verify();
-  for (const Spec& s : kSpecs)
-    EXPECT_TRUE(same_bytes(reader.read(s.name, 0, s.shape[0]),
-                           rows_of(s.name, s.shape, 0, s.shape[0], s.dtype, variant)))
-        << s.name;
-}
 
 std::string bytes_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -133,25 +22,6 @@ std::string bytes_of(const fs::path& file) {
 }
 void put(const fs::path& file, const std::string& bytes) {
   std::ofstream(file, std::ios::binary) << bytes;
-}
-
-std::set<std::string> names_in(const fs::path& folder) {
-  std::set<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder))
-    names.insert(entry.path().filename().string());
-  return names;
-}
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const InputError& e) {
-    return e.what();
-  } catch (const Error& e) {
-    return str("Error: ", e.what());
-  }
-  return "no error";
 }
 
 TEST_F(Checkpoint, IsReadInAnyPartitionWhateverRanksWroteIt) {
@@ -420,156 +290,6 @@ TEST_F(Checkpoint, AFolderThatCannotBeWrittenIsAnErrorOnAllRanks) {
     EXPECT_THAT(error_of([&] { (void)save(folder_, 1, 1); }), HasSubstr("Permission denied"));
     fs::permissions(folder_, fs::perms::owner_all);
   }
-}
-
-/// Runs f in a child process and returns its wait status.
-template <class F>
-int in_child(F&& f) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    int code = 1;
-    try {
-      code = f();
-    } catch (...) {
-    }
-    ::_exit(code);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return status;
-}
-
-TEST_F(Checkpoint, AFileThatGrowsTooLargeLeavesTheEarlierCheckpointAndNothingElse) {
-  const fs::path good = save(folder_, 1, 1);
-  // From where metadata cannot be written to where only the last bytes are missing.
-  const auto full = std::int64_t(fs::file_size(good / "rank-00000.h5"));
-  for (const std::int64_t limit : {std::int64_t{0}, std::int64_t{100}, full / 2, full - 1}) {
-    const int status = in_child([&] {
-      std::signal(SIGXFSZ, SIG_IGN);
-      const rlimit size{rlim_t(limit), rlim_t(limit)};
-      ::setrlimit(RLIMIT_FSIZE, &size);
-      const std::string error = error_of(
-          [&] { (void)save_checkpoint(folder_, 2, share(0, 1), "{}", "{}", "", *single_rank()); });
-      const bool named =
-          error.find("rank 0: ") != std::string::npos &&
-          error.find("rank-00000.h5: cannot be written: File too large") != std::string::npos;
-      return named ? 0 : 3;
-    });
-    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << limit << ": status " << status;
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1) << limit;
-    expect_complete(good);
-  }
-}
-
-TEST_F(Checkpoint, AFullDiskUnderOneRankIsAnErrorOnAllRanks) {
-  fs::create_directories(folder_);
-  if (::mount("tmpfs", folder_.c_str(), "tmpfs", 0, "size=256k") != 0)
-    GTEST_SKIP() << "needs the right to mount a tmpfs";
-  const fs::path good = save(folder_, 1, 2);
-  const std::string error = error_of([&] {
-    run_ranks(2, [&](Communicator& world) {
-      std::vector<TensorRows> mine = share(world.rank(), 2);
-      const Shape large = {100, 1000};
-      if (world.rank() == 1)
-        mine.push_back({"weights/large", large, 0, Tensor::zeros(large, DType::f32)});
-      (void)save_checkpoint(folder_, 2, mine, "{}", "{}", "", world);
-    });
-  });
-  EXPECT_THAT(error, HasSubstr("rank 1: "));
-  EXPECT_THAT(error, HasSubstr("rank-00001.h5: cannot be written: No space left on device"));
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 1);
-  expect_complete(good);
-  EXPECT_EQ(::umount(folder_.c_str()), 0);
-}
-
-/// Whether a system call changes what is on the disk.
-bool changes_files(std::uint64_t call) {
-  static const std::set<std::uint64_t> kCalls = {
-#ifdef SYS_rename  // newer architectures have only the ...at forms
-      SYS_rename,    SYS_mkdir,     SYS_rmdir,    SYS_unlink, SYS_open,
-#endif
-      SYS_renameat2, SYS_mkdirat,   SYS_unlinkat, SYS_openat, SYS_write,
-      SYS_pwrite64,  SYS_ftruncate, SYS_fsync};
-  return kCalls.contains(call);
-}
-
-/// Runs f in a child that is killed when it enters its n-th system call that changes files. False
-/// when it came to its end before; nothing when processes must not be traced here.
-template <class F>
-std::optional<bool> killed_at(int n, F&& f) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(77);
-    ::raise(SIGSTOP);
-    int code = 0;
-    try {
-      f();
-    } catch (...) {
-      code = 1;
-    }
-    ::_exit(code);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  if (!WIFSTOPPED(status)) return std::nullopt;
-  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
-  for (;;) {
-    ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
-    ::waitpid(child, &status, 0);
-    if (WIFEXITED(status)) {
-      EXPECT_EQ(WEXITSTATUS(status), 0);
-      return false;
-    }
-    __ptrace_syscall_info info = {};
-    if (::ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof(info), &info) <= 0) n = 0;
-    if (info.op == PTRACE_SYSCALL_INFO_ENTRY && changes_files(info.entry.nr)) --n;
-    if (n > 0) continue;
-    ::kill(child, SIGKILL);
-    ::waitpid(child, &status, 0);
-    return info.op == PTRACE_SYSCALL_INFO_NONE ? std::nullopt : std::optional(true);
-  }
-}
-
-TEST_F(Checkpoint, Kill9AtEachChangeOfAFileLeavesTheOldCheckpointOrTheNew) {
-  if (::access("/dev/shm", W_OK) == 0)  // syncing to memory costs nothing
-    folder_ = str("/dev/shm/checkpoint_test.", ::getpid());
-  const auto save_here = [&](std::int64_t step, std::uint64_t variant) {
-    (void)save_checkpoint(folder_, step, share(0, 1, variant), kState,
-                          model_config_to_json(small_model()), "", *single_rank());
-  };
-  using Left = std::pair<std::int64_t, std::uint64_t>;
-  std::set<Left> left;
-  int points = 0;
-  for (bool finished = false; !finished; ++points) {
-    fs::remove_all(folder_);
-    save_here(1, 1);
-    const auto killed = killed_at(points + 1, [&] {
-      save_here(2, 2);  // a new one
-      save_here(2, 3);  // in the place of another
-      prune_checkpoints(folder_, 1);
-    });
-    if (!killed) GTEST_SKIP() << "processes must not be traced here";
-    finished = !*killed;
-    const auto latest = latest_checkpoint(folder_);
-    ASSERT_TRUE(latest.has_value()) << "killed at change " << points + 1;
-    const CheckpointReader reader(*latest);
-    reader.verify();
-    const Spec& s = kSpecs[0];
-    std::uint64_t variant = 1;
-    while (variant < 4 && !same_bytes(reader.read(s.name, 0, s.shape[0]),
-                                      rows_of(s.name, s.shape, 0, s.shape[0], s.dtype, variant)))
-      ++variant;
-    const Left now{reader.step(), variant};
-    EXPECT_GE(now, left.empty() ? now : *left.rbegin()) << "lost at change " << points + 1;
-    left.insert(now);
-    for (const std::string& name : names_in(folder_)) {
-      if (name.starts_with(".")) continue;
-      EXPECT_NO_THROW(CheckpointReader(folder_ / name).verify()) << "change " << points + 1;
-    }
-  }
-  EXPECT_THAT(left, testing::ElementsAre(Left(1, 1), Left(2, 2), Left(2, 3)));
-  EXPECT_GT(points, 50);
-  EXPECT_THAT(names_in(folder_), testing::ElementsAre("step-00000002"));
 }
 
 TEST_F(Checkpoint, DiffComparesBitsAcrossLayouts) {
