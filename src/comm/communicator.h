@@ -14,7 +14,8 @@ namespace moe {
 enum class ReduceOp : std::uint8_t { sum, max };
 
 /// A collective under way. wait() finishes it; until then its tensors belong to it: outputs must
-/// not be read, inputs not written. Destroying an unfinished Pending waits.
+/// not be read, inputs not written. Destroying an unfinished Pending waits, except while an
+/// exception unwinds: peers may then never join.
 class Pending {
  public:
   /// What a transport implements: test() moves the operation along and says whether it is done.

@@ -107,7 +107,7 @@ struct Watchdog::State {
 Watchdog::State::State(double limit_seconds, MPI_Comm owned)
     : comm(owned),
       limit(limit_seconds),
-      interval(std::min(1.0, limit_seconds / 4)),
+      interval(std::min(0.5, limit_seconds / 8)),
       grace(std::max(2.0, limit_seconds / 4)) {
   MPI_CHECK(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN));
   MPI_CHECK(MPI_Comm_rank(comm, &rank));

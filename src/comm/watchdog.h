@@ -23,7 +23,8 @@ Phase current_phase();
 /// named with its step, layer and phase, then all ranks end with exit code 1.
 class Watchdog {
  public:
-  /// limit_seconds <= 0 turns it off. Collective over MPI_COMM_WORLD.
+  /// limit_seconds <= 0 turns it off, and so does a world of one. Collective over MPI_COMM_WORLD,
+  /// as is its end: a rank that leaves waits, watched, for the others to leave.
   explicit Watchdog(double limit_seconds);
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
