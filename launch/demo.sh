@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 domains=(scripture dictionary manual code)
 # Held-out documents of each domain: about 20 thousand tokens.
 declare -A held_out=([scripture]=18 [dictionary]=130 [manual]=15 [code]=12)
-kill_after=100  # steps of the continued run
+kill_after=130  # steps of the continued run, the newest checkpoint being older
 programs=
 ranks=2
 
@@ -84,7 +84,10 @@ stage_split() {
   moe-split --input demo/models/dense --output demo/models/split --experts 8 --top-k 2 --force
 }
 
-last_step() { sed -n '$s/^{"step":\([0-9]*\),.*/\1/p' demo/runs/moe/metrics.jsonl 2> /dev/null; }
+last_step() {
+  [ ! -e demo/runs/moe/metrics.jsonl ] ||
+    sed -n '$s/^{"step":\([0-9]*\),.*/\1/p' demo/runs/moe/metrics.jsonl
+}
 
 children_of() { grep -ls "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status | cut -d/ -f3; }
 
@@ -135,7 +138,8 @@ stage_losses() {
 stage_text() {
   local prompts=('And the LORD said unto' 'An {operating system} for' '    def __init__(self, ')
   for prompt in "${prompts[@]}"; do
-    moe-generate --model demo/models/moe --prompt "$prompt" --max-tokens 40 --temperature 0.6
+    moe-generate --model demo/models/moe --prompt "$prompt" --max-tokens 48 --temperature 0.6 |
+      grep -v '^ *$' | head -n 4 | cut -c 1-76
     echo
   done > demo/text.txt
 }
@@ -143,10 +147,11 @@ stage_text() {
 # ---- running them -------------------------------------------------------------------------------
 
 number=0
+stages=11
 stage() {
   local name=$1 begin=$SECONDS code=0
   number=$((number + 1))
-  printf '[%2d/11] %-60s' "$number" "$2"
+  printf '[%2d/%d] %-60s' "$number" "$stages" "$2"
   if [ -e "demo/done/$name" ]; then
     echo 'kept'
     return
@@ -168,11 +173,11 @@ stage() {
   printf '%4d s\n' $((SECONDS - begin))
 }
 
-# values KEY FILE...: the values of a key in lines of JSON.
+# values KEY FILE...: the number that each line of JSON has there.
 values() {
   local key=$1
   shift
-  sed -n "s/.*\"$key\":\\[\\{0,1\\}\\([-+.0-9e,]*\\).*/\\1/p" "$@"
+  sed -n "s/.*\"$key\":\([-+.0-9e]*\).*/\1/p" "$@"
 }
 
 median() { sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
@@ -206,27 +211,26 @@ report() {
     echo
   done
   printf '%-34s%28s\n' 'busiest expert / mean (last step)' "$(
-    values load_max_over_mean demo/runs/moe/metrics.jsonl | tail -n 1 | tr , '\n' | sort -g |
-      tail -n 1 | xargs printf '%.2f'
+    sed -n '$s/.*"load_max_over_mean":\[\([^]]*\)\].*/\1/p' demo/runs/moe/metrics.jsonl |
+      tr , '\n' | sort -g | tail -n 1 | xargs printf '%.2f'
   )"
   printf '%-34s%28s\n' 'killed after step' "$(cat demo/runs/moe/killed)"
   printf '%-34s%28s\n' 'resumed from the checkpoint of step' "$(
     sed -n 's/.*resuming .* after step \([0-9]*\).*/\1/p' demo/logs/moe.log | tail -n 1
   )"
   printf '\nthe trained experts go on with three beginnings:\n\n'
-  sed 's/^/    /' demo/text.txt | cut -c 1-80
+  sed 's/^/    /' demo/text.txt
   printf 'models: demo/models   runs: demo/runs   corpus, shards: demo/corpus, demo/shards\n'
 }
 
 mkdir -p demo/logs demo/done
+[ -z "$programs" ] || stages=10
 stage packages 'installing packages that are missing'
 if [ -z "$programs" ]; then
   # Always asked for: a build that is up to date takes no time, one that is not must not be kept.
   rm -f demo/done/build
   stage build 'building the programs'
   programs=$PWD/build/demo
-else
-  number=$((number + 1))
 fi
 export PATH="$programs:$PATH"
 begin=$SECONDS

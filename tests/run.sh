@@ -32,6 +32,7 @@ while [ $# -gt 0 ]; do
 done
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMP_WAIT_POLICY=passive  # threads that spin are many times slower beside other work
 if command -v ccache > /dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 
 launch/packages.sh build tests
