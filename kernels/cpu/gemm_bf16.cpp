@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "dnnl.hpp"
+#include <dnnl.hpp>
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/vectorize.h"
 
