@@ -13,6 +13,7 @@
 #include "core/error.h"
 #include "data/checksum.h"
 #include "data/hdf5_support.h"
+#include "data/hdf5_write_driver.h"
 #include "data/mapped_file.h"
 #include "data/token_format.h"
 
@@ -146,8 +147,7 @@ class DatasetWriter {
     const hsize_t start = hsize_t(next_), size = hsize_t(count);
     const Hdf5Handle memory(HDF5_CHECK(H5Screate_simple(1, &size, nullptr)), H5Sclose);
     HDF5_CHECK(H5Sselect_hyperslab(space_.get(), H5S_SELECT_SET, &start, nullptr, &size, nullptr));
-    HDF5_CHECK(H5Dwrite(set_.get(), type_, memory.get(), space_.get(), H5P_DEFAULT, values),
-               "is the disk full?");
+    HDF5_CHECK(H5Dwrite(set_.get(), type_, memory.get(), space_.get(), H5P_DEFAULT, values));
     next_ += count;
   }
 
@@ -199,14 +199,7 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
                                             const Written& total) const {
   const auto lock = lock_hdf5();
   const hid_t token_type = token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE;
-  const Hdf5Handle access(HDF5_CHECK(H5Pcreate(H5P_FILE_ACCESS)), H5Pclose);
-  HDF5_CHECK(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_V18));
-  HDF5_CHECK(H5Pset_alignment(access.get(), 1, 64));
-  const Hdf5Handle creation(HDF5_CHECK(H5Pcreate(H5P_FILE_CREATE)), H5Pclose);
-  HDF5_CHECK(H5Pset_obj_track_times(creation.get(), false));
-  Hdf5Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
-  MOE_REQUIRE(file.get() >= 0, path.string(), ": cannot be created");
-
+  Hdf5WriteFile file(path);
   write_attribute(file.get(), "format", std::string(kTokenFormatName));
   write_attribute(file.get(), "format_version", kTokenFormatVersion);
   write_attribute(file.get(), "domain", info.domain);
@@ -229,6 +222,7 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
       const std::uint64_t sum = checksum(block.data(), filled);
       values.append(block.data(), std::int64_t(filled) / token_bytes);
       sums.append(&sum, 1);
+      file.check();
       filled = 0;
     };
     const auto copy = [&](std::int64_t first, std::int64_t end) {
@@ -263,7 +257,7 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
     if (!boundaries.empty()) ends.append(boundaries.data(), std::int64_t(boundaries.size()));
     token_offset = values.offset();
   }
-  MOE_CHECK(file.close(), path.string(), ": cannot be written; is the disk full?");
+  file.finish();
 
   TokenManifest manifest{.file_size = std::int64_t(fs::file_size(path)),
                          .token_offset = token_offset,

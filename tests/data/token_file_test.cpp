@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/token_file.h"
 
+#include <sys/resource.h>
+
+#include <atomic>
+#include <csignal>
 #include <thread>
 
 #include "data/data_test_support.h"
@@ -134,6 +138,39 @@ TEST_F(TokenShard, RefusesWhatItCannotStore) {
   EXPECT_TRUE(fs::is_empty(folder_.path())) << "a failed write leaves nothing behind";
   EXPECT_THROW(TokenWriter({.domain = "", .vocabulary_size = 1}, folder_.path()), InputError);
   EXPECT_THROW(TokenWriter({.domain = "d", .vocabulary_size = 0}, folder_.path()), InputError);
+}
+
+TEST_F(TokenShard, AFullDiskIsReportedAndLeavesTheOldShard) {
+  const auto old = random_documents(5, 20, 300, 1);
+  write_shard(shard_, old, 300);
+  TokenWriter writer({.domain = "d", .vocabulary_size = 300}, folder_.path());
+  for (const Document& d : random_documents(3000, 20, 300, 2)) writer.append(d);
+  const auto full_at = [&](rlim_t bytes) {
+    rlimit limit{};
+    getrlimit(RLIMIT_FSIZE, &limit);
+    const rlimit before = limit;
+    const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    limit.rlim_cur = bytes;
+    setrlimit(RLIMIT_FSIZE, &limit);
+    std::string message;
+    try {
+      writer.write(shard_);
+    } catch (const Error& e) {
+      message = e.what();
+    }
+    setrlimit(RLIMIT_FSIZE, &before);
+    std::signal(SIGXFSZ, handler);
+    return message;
+  };
+  // Brings the waiting documents to disk, so that the limit meets nothing but the shard.
+  writer.write(folder_ / "whole.h5");
+  const auto size = std::int64_t(fs::file_size(folder_ / "whole.h5"));
+  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{100}, size / 2, size - 1}) {
+    EXPECT_THAT(full_at(rlim_t(bytes)), HasSubstr("cannot be written")) << bytes;
+    EXPECT_EQ(read_documents(TokenFile(shard_)), old);
+  }
+  EXPECT_EQ(full_at(rlim_t(size)), "");
+  EXPECT_EQ(TokenFile(shard_).documents(), 3000);
 }
 
 TEST_F(TokenShard, AFlippedByteOutsideTheTokensIsRefusedWhenOpened) {
