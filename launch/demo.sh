@@ -139,7 +139,7 @@ stage_text() {
   local prompts=('And the LORD said unto' 'An {operating system} for' '    def __init__(self, ')
   for prompt in "${prompts[@]}"; do
     moe-generate --model demo/models/moe --prompt "$prompt" --max-tokens 48 --temperature 0.6 |
-      grep -v '^ *$' | head -n 4 | cut -c 1-76
+      awk 'NF && ++lines <= 4' | cut -c 1-76
     echo
   done > demo/text.txt
 }
