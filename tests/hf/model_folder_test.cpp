@@ -2,6 +2,8 @@
 #include "hf/model_folder.h"
 
 #include <cmath>
+#include <memory>
+#include <numbers>
 
 #include "hf/safetensors.h"
 #include "hf_test_support.h"
@@ -85,6 +87,24 @@ TEST(ModelFolder, RowsAreRowsOfTheWholeInEveryType) {
       }
     EXPECT_THROW(model.read("layers.9.ffn.up.weight", DType::f32), Error);
   }
+}
+
+TEST(ModelFolder, ViewsAreTheStoredBytesAndOutliveTheFolder) {
+  auto model = std::make_unique<ModelFolder>(fixture("llama3"));
+  const Tensor up = model->view("layers.0.ffn.up.weight", 3, 5, DType::bf16);
+  const Tensor down = model->view_transposed("layers.0.ffn.down.weight", DType::bf16);
+  EXPECT_TRUE(same_bits(up, model->read("layers.0.ffn.up.weight", 3, 5, DType::bf16)));
+  EXPECT_THAT(down.shape(), ElementsAre(32, 40));
+  EXPECT_FALSE(model->view("layers.0.ffn.up.weight", 3, 5, DType::f32).defined());
+  EXPECT_FALSE(model->view("layers.0.ffn.down.weight", 3, 5, DType::bf16).defined());
+  EXPECT_FALSE(model->view_transposed("layers.0.ffn.up.weight", DType::bf16).defined());
+  EXPECT_THROW(model->view("layers.0.ffn.up.weight", 38, 3, DType::bf16), Error);
+  const Tensor before = down.clone();
+  model.reset();
+  EXPECT_TRUE(same_bits(down, before));
+
+  const ModelFolder mixtral(fixture("mixtral"));
+  EXPECT_FALSE(mixtral.view("layers.0.experts.up.weight", 0, 1, DType::f32).defined());
 }
 
 TEST(ModelFolder, ReadsLlama3WithTiedEmbeddings) {

@@ -126,6 +126,29 @@ TEST(WriteModel, MixtralHoldsTheScoreScaleInW2) {
   }
 }
 
+TEST(WriteModel, TakesTransposedRowsAsTheyAreAndStillScalesThem) {
+  TestFolder folder;
+  ModelConfig config = small_mixtral_config();
+  config.moe.score_scale = {2, 3};
+  const RandomModel model(config, DType::f32);
+  WriteOptions options;
+  options.format = ModelFormat::mixtral;
+  options.dtype = DType::f32;
+  write_model(folder / "usual", config, options, model.rows());
+  int asked = 0;
+  options.transposed_rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    if (++asked % 2 == 0) return Tensor{};
+    const Tensor rows = model.at(name).slice(first, count);
+    const Tensor columns = Tensor::empty({rows.cols(), count}, DType::f32);
+    transpose_words(rows.bytes(), rows.cols(), columns.bytes(), count, count, rows.cols(), 4);
+    return columns;
+  };
+  write_model(folder / "transposed", config, options, model.rows());
+  EXPECT_EQ(asked, 6);
+  EXPECT_TRUE(read_file(folder / "usual" / "model.safetensors") ==
+              read_file(folder / "transposed" / "model.safetensors"));
+}
+
 TEST(WriteModel, CutsShardsAndIndexesThem) {
   TestFolder folder;
   const ModelConfig config = small_moe_config(GateKind::mlp);
@@ -291,6 +314,15 @@ TEST_F(WriteModelOver, AcceptsATrailingSlashAndMissingParents) {
   write(false, model_.rows());
   EXPECT_NO_THROW(ModelFolder{folder_ / "a" / "b"});
   EXPECT_THAT(names_in(folder_ / "a"), ElementsAre("b"));
+}
+
+TEST_F(WriteModelOver, AcceptsAPathRelativeToTheCurrentFolder) {
+  const fs::path before = fs::current_path();
+  fs::current_path(folder_.path());
+  target_ = "plain";
+  EXPECT_NO_THROW(write(false, model_.rows()));
+  fs::current_path(before);
+  EXPECT_NO_THROW(ModelFolder{folder_ / "plain"});
 }
 
 TEST_F(WriteModelOver, MayReplaceTheModelItReads) {
