@@ -33,8 +33,12 @@ class Trainer {
   Trainer(TrainConfig config, const StartOptions& start, Communicator& world);
   ~Trainer();
 
-  /// Trains to config.train.steps and saves a last checkpoint. Collective.
+  /// Trains to config.train.steps and saves a last checkpoint, unless one of that step is there.
+  /// Collective.
   void run();
+
+  /// Writes a checkpoint of the steps done. Collective.
+  void save();
 
   std::int64_t steps_done() const { return step_; }
   Engine& engine() { return *engine_; }
@@ -49,7 +53,6 @@ class Trainer {
   void restore(const std::filesystem::path& checkpoint);
   void train_one_step();
   void evaluate(StepMetrics& metrics);
-  void save();
   StepMetrics metrics_of(const StepResult& result, double seconds, double learning_rate) const;
   std::string state_json() const;
   void print_start() const;
