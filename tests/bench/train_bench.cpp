@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// How near a training step comes to the matrix-product rate of the machine, and what a MoE layer
+// costs over a dense FFN of the same active FLOPs. Yardstick and measurement alternate, medians of
+// each; ratios are what to read, on a machine that does nothing else.
+//   bench_train [rounds]
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "train/engine.h"
+#include "train/trainer.h"
+
+namespace moe {
+namespace {
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  return v[v.size() / 2];
+}
+
+Tensor random_matrix(std::int64_t rows, std::int64_t cols) {
+  Tensor t = Tensor::empty({rows, cols}, DType::f32);
+  const std::vector<Philox> stream = {Philox(1, RandomPurpose::test)};
+  backend(Device::cpu).normal(t, stream);
+  return t;
+}
+
+/// FLOP/s of an f32 product of 2048^3: the yardstick.
+class Yardstick {
+ public:
+  double rate() {
+    return 2.0 * 2048 * 2048 * 2048 /
+           seconds_of([&] { backend(Device::cpu).gemm(c_, a_, false, b_, false, 0); });
+  }
+
+ private:
+  Tensor a_ = random_matrix(2048, 2048), b_ = random_matrix(2048, 2048),
+         c_ = Tensor::empty({2048, 2048}, DType::f32);
+};
+
+ModelConfig bench_model() {
+  ModelConfig c;
+  c.vocab_size = 8192;
+  c.hidden_size = 512;
+  c.intermediate_size = 2048;
+  c.layers = 8;
+  c.heads = c.kv_heads = 8;
+  c.head_dim = 64;
+  c.moe.experts = 8;
+  c.moe.top_k = 2;
+  c.moe.expert_sizes.assign(8, std::vector<std::int64_t>(8, 256));
+  c.moe.score_scale.assign(8, 4);
+  return c;
+}
+
+void bench_step(int rounds, Yardstick& yardstick) {
+  constexpr std::int64_t sequences = 4, length = 512, tokens = sequences * length;
+  const ModelConfig config = bench_model();
+  const auto world = single_rank();
+  const ProcessGrid grid(*world, 1);
+  EngineOptions options;
+  options.micro_batch = sequences;
+  Engine engine(config, options, grid, initial_weights(config, 1));
+  Batch batch;
+  batch.tokens = Tensor::empty({sequences, length}, DType::i32);
+  batch.labels = Tensor::empty({sequences, length}, DType::i32);
+  const Philox random(2, RandomPurpose::test);
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    batch.tokens.data<std::int32_t>()[i] = std::int32_t(random.below(std::uint64_t(i), 8192));
+    batch.labels.data<std::int32_t>()[i] =
+        std::int32_t(random.below(std::uint64_t(tokens + i), 8192));
+  }
+  batch.sequence_ids = {0, 1, 2, 3};
+  batch.domains.assign(4, 0);
+  const double flops = step_flops(config, tokens, length);
+  std::vector<double> step, gemm;
+  std::map<std::string, std::vector<double>> phases;
+  const std::int64_t steps_before = 2;
+  std::int64_t allocations = 0;
+  for (int r = 0; r < rounds + steps_before; ++r) {
+    const double rate = yardstick.rate();
+    StepResult result;
+    const std::int64_t before = memory_account().system_allocations;
+    const double seconds = seconds_of([&] {
+      result = engine.train_step(batch, {tokens, tokens}, r + 1, 1e-4);
+    });
+    if (r < steps_before) continue;
+    allocations += memory_account().system_allocations - before;
+    gemm.push_back(rate);
+    step.push_back(flops / seconds);
+    for (const auto& [name, s] : result.seconds) phases[name].push_back(s);
+  }
+  std::printf(
+      "training step: %.1f GFLOP active, %.1f GFLOP/s, product of 2048^3 %.1f GFLOP/s: %.0f %%\n",
+      flops / 1e9, median(step) / 1e9, median(gemm) / 1e9, 100 * median(step) / median(gemm));
+  for (const auto& [name, s] : phases)
+    std::printf("  %-10s %7.1f ms\n", name.c_str(), 1e3 * median(s));
+  const MemoryAccount m = memory_account();
+  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
+    std::printf("  %-12s %7.1f MB at most\n", kMemoryKindNames[k], double(m.peak[k]) / 1e6);
+  std::printf("  %lld blocks asked of the system after warm-up\n",
+              static_cast<long long>(allocations));
+}
+
+void bench_layer(int rounds) {
+  constexpr std::int64_t sequences = 4, length = 512;
+  ModelConfig moe = bench_model(), dense = bench_model();
+  moe.layers = dense.layers = 1;
+  moe.moe.expert_sizes.resize(1);
+  moe.moe.score_scale.resize(1);
+  dense.moe = {};
+  dense.intermediate_size = 512;  // 2 experts of 256
+  const auto world = single_rank();
+  const ProcessGrid grid(*world, 1);
+  ParameterStore moe_store(moe, DType::f32), dense_store(dense, DType::f32);
+  moe_store.load(initial_weights(moe, 1));
+  dense_store.load(initial_weights(dense, 1));
+  const MoeLayer experts(moe, moe_store, 0, grid);
+  const DenseFfn ffn(dense_store, 0);
+  const Tensor x = random_matrix(sequences * length, 512),
+               dy = random_matrix(sequences * length, 512);
+  const std::vector<std::int64_t> ids = {0, 1, 2, 3};
+  ForwardContext context;
+  context.sequences = sequences;
+  context.length = length;
+  context.training = true;
+  context.sequence_ids = ids;
+  context.inverse_routed = 1.0 / double(sequences * length);
+  const auto run = [&](const std::function<FfnOutput(const Variable&)>& layer) {
+    Tape tape;
+    const FfnOutput out = layer(Variable::leaf(x));
+    std::vector<Variable> outputs = {out.y};
+    std::vector<Tensor> grads = {dy};
+    if (out.loss.value.defined()) {
+      outputs.push_back(out.loss);
+      grads.push_back(Tensor::of<float>({1}, {1}));
+    }
+    tape.backward(outputs, grads);
+  };
+  std::vector<double> moe_seconds, dense_seconds, ratio;
+  for (int r = 0; r < 3 * rounds + 3; ++r) {
+    for (ParameterStore* store : {&moe_store, &dense_store})
+      for (Parameter& p : store->all()) p.variable.slot->grad = {};
+    const double d = seconds_of([&] { run([&](const Variable& v) { return ffn.forward(v); }); });
+    const double m =
+        seconds_of([&] { run([&](const Variable& v) { return experts.forward(v, context); }); });
+    if (r < 3) continue;
+    moe_seconds.push_back(m);
+    dense_seconds.push_back(d);
+    ratio.push_back(m / d);
+  }
+  std::printf(
+      "MoE layer forward and backward %.2f ms, dense FFN of the same active FLOPs %.2f ms: %.2f "
+      "x\n",
+      1e3 * median(moe_seconds), 1e3 * median(dense_seconds), median(ratio));
+}
+
+}  // namespace
+}  // namespace moe
+
+int main(int argc, char** argv) {
+  const int rounds = argc > 1 ? std::atoi(argv[1]) : 7;
+  std::printf("%d threads\n", omp_get_max_threads());
+  moe::Yardstick yardstick;
+  moe::bench_step(rounds, yardstick);
+  moe::bench_layer(rounds);
+}
