@@ -16,7 +16,7 @@ namespace moe {
 
 namespace {
 
-constexpr std::int64_t kRowGrain = 64;   // rows per parallel chunk
+constexpr std::int64_t kRowGrain = 256;  // rows per parallel chunk
 constexpr std::int64_t kColGrain = 512;  // columns per parallel chunk
 constexpr int kMaxIterations = 100;
 constexpr double kTolerance = 1e-4;

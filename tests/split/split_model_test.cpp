@@ -213,7 +213,24 @@ TEST_F(SplitModel, AnotherTypeMayBeAskedFor) {
   SplitOptions o = options();
   o.dtype = DType::bf16;
   EXPECT_EQ(split_model(o).dtype, DType::bf16);
-  EXPECT_EQ(ModelFolder(o.output).stored_dtype(), DType::bf16);
+  const ModelFolder before(root_ / "dense"), after(o.output);
+  EXPECT_EQ(after.stored_dtype(), DType::bf16);
+  for (std::int64_t l = 0; l < kLayers; ++l) expect_permuted_rows(before, after, l, DType::bf16);
+  expect_same_parameters(before, after, DType::bf16);
+}
+
+TEST_F(SplitModel, MixtralHoldsTheScaleInDown) {
+  dense(176);
+  SplitOptions one = options("one"), four = options("four");
+  one.format = four.format = ModelFormat::mixtral;
+  one.scale = 1;
+  split_model(one);
+  split_model(four);  // 8 experts, 2 chosen
+  const std::string down = "layers.1.experts.down.weight";
+  const Tensor plain = ModelFolder(one.output).read(down, DType::f32);
+  const Tensor scaled = ModelFolder(four.output).read(down, DType::f32);
+  for (std::int64_t i = 0; i < plain.size(); ++i)
+    ASSERT_EQ(scaled.data<float>()[i], 4 * plain.data<float>()[i]) << i;
 }
 
 TEST_F(SplitModel, TiedEmbeddingsStayTied) {
