@@ -19,10 +19,11 @@ shift
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PATH="$PATH:$root/build/cpu"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-network=()
+options=(-x PATH)
+if [ -n "${LD_LIBRARY_PATH:-}" ]; then options+=(-x LD_LIBRARY_PATH); fi
 if [ -n "${MOE_INTERFACE:-}" ]; then
-  network=(--mca oob_tcp_if_include "$MOE_INTERFACE" --mca btl_tcp_if_include "$MOE_INTERFACE")
+  options+=(--mca oob_tcp_if_include "$MOE_INTERFACE" --mca btl_tcp_if_include "$MOE_INTERFACE")
 fi
 # Unbound ranks that yield when they wait: see launch/README.md.
 exec mpirun --hostfile "$hosts" --map-by slot --bind-to none --mca mpi_yield_when_idle 1 \
-  "${network[@]}" -x PATH -x LD_LIBRARY_PATH "$(command -v moe-train)" "$@"
+  "${options[@]}" "$(command -v moe-train)" "$@"
