@@ -197,6 +197,16 @@ TEST(ModelFolder, UntiedModelNeedsItsHead) {
   EXPECT_NO_THROW(ModelFolder{model});
 }
 
+TEST(ModelFolder, TiedModelMayStoreItsHeadAlone) {
+  TestFolder folder;
+  const fs::path model = copy_of(folder, "llama");
+  edit_tensors(model, [](auto& d) { return d.name != "model.embed_tokens.weight"; });
+  replace_in_file(model / "config.json", "\"tie_word_embeddings\": false",
+                  "\"tie_word_embeddings\": true");
+  EXPECT_TRUE(same_bits(ModelFolder(model).read("embed.weight", DType::f32),
+                        SafetensorsFile(model / "model.safetensors").read("lm_head.weight")));
+}
+
 TEST(ModelFolder, NamesATensorOfTheWrongShape) {
   TestFolder folder;
   const fs::path model = copy_of(folder, "mixtral");
