@@ -210,10 +210,12 @@ TEST(WriteModel, AsksForLargeMatricesInChunksAndTransposesThemWhole) {
   EXPECT_LE(most, 64 << 20);
   const ModelFolder read(folder / "m");
   for (const char* name : {"layers.0.ffn.down.weight", "embed.weight"}) {
-    const Tensor t = read.read(name, DType::f32);
+    const Tensor t = read.read(name, DType::f32), wide = read.read(name, DType::f64);
     for (std::int64_t r = 0; r < t.rows(); r += 17)
-      for (std::int64_t c = 0; c < 4096; c += 31)
+      for (std::int64_t c = 0; c < 4096; c += 31) {
         ASSERT_EQ(t.data<float>()[r * 4096 + c], value(r, c)) << name << " " << r << " " << c;
+        ASSERT_EQ(wide.data<double>()[r * 4096 + c], value(r, c)) << name << " " << r << " " << c;
+      }
   }
 }
 
