@@ -21,8 +21,9 @@ namespace moe {
 /// Opening checks everything but the values: that each parameter is stored, in the right shape and
 /// a floating-point type, and that nothing is stored that the model has no place for (except
 /// rotary_emb.inv_freq, which is computed, and noise weights of a gate without noise). Throws
-/// InputError naming file and tensor. A Mixtral folder has score scale 1; a sliding window becomes
-/// the number of positions, within which it makes no difference.
+/// InputError naming file and tensor. A Mixtral folder has score scale 1 (LLaMA-MoE v2: its
+/// scale_factor); a sliding window becomes the number of positions, within which it makes no
+/// difference.
 class ModelFolder {
  public:
   explicit ModelFolder(const std::filesystem::path& folder);
