@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -40,7 +41,9 @@ struct Arguments {
 };
 
 DType stored_type_named(const std::string& text) {
-  return text == "f16" ? DType::f16 : float_dtype_named(text);
+  for (const DType t : {DType::f32, DType::bf16, DType::f16, DType::f64})
+    if (text == name(t)) return t;
+  throw InputError(str("unknown number type '", text, "': use f32, bf16, f16 or f64"));
 }
 
 /// Anonymous memory of this process now, in bytes; 0 where the system does not say.
