@@ -2,12 +2,14 @@
 // Real small LLaMAs against figures computed in f64 by other code.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "data/tokenizer.h"
 #include "generate/generator.h"
+#include "hf/safetensors.h"
 #include "split/split_model.h"
 #include "support/realdata.h"
 #include "support/stories260k.h"
@@ -166,6 +168,28 @@ TEST_P(SplitOfRealModel, LosesMoreTheFewerExpertsAreChosen) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(Experts, SplitOfRealModel, ::testing::Values(4, 8, 16));
+
+class TransformersFixture : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(TransformersFixture, HasTheLogitsThatTransformersComputed) {
+  const fs::path folder = fs::path(MOE_SOURCE_DIR) / "tests/hf/fixtures" / GetParam();
+  const SafetensorsFile expected(folder / "expected.safetensors");
+  const Tensor want = expected.read("logits");
+  std::vector<std::int32_t> ids(std::size_t(want.rows()));
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    std::int64_t id = 0;
+    std::memcpy(&id, expected.bytes("input_ids").data() + 8 * i, 8);
+    ids[i] = std::int32_t(id);
+  }
+  const LoadedModel loaded(open_model(folder), DType::f32);
+  const Tensor got =
+      loaded.model().logits(Tensor::of<std::int32_t>({1, std::int64_t(ids.size())}, ids), {});
+  ASSERT_EQ(got.size(), want.size());
+  for (std::int64_t i = 0; i < want.size(); ++i)
+    ASSERT_NEAR(got.data<float>()[i], want.data<float>()[i], 1e-5) << "element " << i;
+}
+INSTANTIATE_TEST_SUITE_P(Models, TransformersFixture,
+                         ::testing::Values("llama", "llama3", "mixtral"));
 
 TEST(Generate, SamplesTheSameWithTheSameSeedAndNeverBeyondTheModel) {
   MOE_SKIP_WITHOUT_REALDATA("models/tinystories-656k");
