@@ -244,7 +244,10 @@ StepMetrics Trainer::metrics_of(const StepResult& r, double seconds, double rate
       step_flops(engine_->config(), step_tokens, config_.data.sequence_length) / seconds;
   m.phase_seconds = r.seconds;
   m.exposed_comm_seconds = r.exposed_seconds;
-  m.memory_bytes = memory_account().peak_total;
+  const MemoryAccount memory = memory_account();
+  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
+    m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];
+  m.memory_bytes["total"] = memory.peak_total;
   return m;
 }
 
