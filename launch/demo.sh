@@ -185,14 +185,15 @@ median() { sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 report() {
   local models=(dense split moe dense_longer) domain model
   printf '\nheld-out loss, nats a token\n'
-  printf '%-12s%12s%18s%16s%18s\n' '' 'dense' 'after the split' 'experts' 'dense, trained'
-  printf '%-12s%12s%18s%16s%18s\n' '' '' '8 experts, top-2' 'trained on' 'on as long'
+  printf '%-12s%12s%18s%18s%18s\n' \
+    '' 'dense' 'split into' 'split, then' 'dense, then' \
+    '' '' '8 experts, top-2' 'trained on' 'trained on'
   for domain in "${domains[@]}" all; do
     printf '%-12s' "$domain"
     for model in "${models[@]}"; do
-      local files=(demo/losses/"$model-$domain".json) width=12
+      local files=(demo/losses/"$model-$domain".json) width=18
       [ "$domain" != all ] || files=(demo/losses/"$model"-*.json)
-      case $model in split | dense_longer) width=18 ;; moe) width=16 ;; esac
+      [ "$model" != dense ] || width=12
       paste <(values loss "${files[@]}") <(values tokens "${files[@]}") |
         awk -v width=$width '{ sum += $1 * $2; tokens += $2 }
                              END { printf "%*.4f", width, sum / tokens }'
@@ -200,7 +201,7 @@ report() {
     echo
   done
   echo
-  printf '%-34s%14s%14s%14s\n' 'training' 'dense' 'experts' 'dense on'
+  printf '%-34s%14s%14s%14s\n' 'training' 'dense' 'split' 'dense on'
   local row
   for row in tokens tokens_per_second; do
     printf '%-34s' "$([ $row = tokens ] && echo 'tokens' || echo 'tokens a second (median step)')"
