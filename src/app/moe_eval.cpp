@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -11,6 +12,8 @@
 
 namespace moe {
 namespace {
+
+constexpr std::int64_t kDefaultLength = 2048;  // windows are all this wide, also the last
 
 struct LossOptions {
   std::string model, dtype = "f32";
@@ -33,7 +36,9 @@ int run_loss(const LossOptions& o) {
   }
   const LoadedModel loaded(source, float_dtype_named(o.dtype));
   const std::vector<std::filesystem::path> files(o.data.begin(), o.data.end());
-  const std::int64_t length = o.length > 0 ? o.length : c.max_positions;
+  MOE_REQUIRE(o.length <= c.max_positions, "--length ", o.length, " exceeds the model's ",
+              c.max_positions, " positions");
+  const std::int64_t length = o.length > 0 ? o.length : std::min(c.max_positions, kDefaultLength);
   const HeldOut data =
       o.per_document
           ? HeldOut::documents(
@@ -48,11 +53,9 @@ int run_loss(const LossOptions& o) {
                 static_cast<long long>(data.sequences()));
     return kExitOk;
   }
-  nlohmann::json out = {{"tokens", result.tokens},
-                        {"loss", result.loss},
-                        {"perplexity", std::exp(result.loss)},
-                        {"sequences", data.sequences()},
-                        {"per_document", o.per_document}};
+  nlohmann::json out = {
+      {"tokens", result.tokens},       {"loss", result.loss}, {"perplexity", std::exp(result.loss)},
+      {"sequences", data.sequences()}, {"length", length},    {"per_document", o.per_document}};
   std::printf("%s\n", out.dump().c_str());
   return kExitOk;
 }
@@ -76,7 +79,8 @@ int main(int argc, char** argv) {
     loss->add_flag("--per-document", o->per_document,
                    "Each document alone: BOS, then every id after it is scored (default: windows "
                    "over the stream, as in training)");
-    loss->add_option("--length", o->length, "Inputs of a sequence (default: the model's positions)")
+    loss->add_option("--length", o->length,
+                     "Inputs of a sequence (default: the model's positions, 2048 at most)")
         ->check(CLI::PositiveNumber);
     loss->add_option("--batch", o->batch, "Sequences computed at once")
         ->capture_default_str()

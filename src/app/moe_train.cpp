@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <thread>
 
@@ -66,13 +67,13 @@ int main(int argc, char** argv) {
       moe::set_log_rank(mpi.world().rank());
       try {
         return moe::run(*o, mpi);
-      } catch (const moe::InputError& e) {
-        // Bad input is the same for every rank; one message is enough, and all of them end.
-        if (mpi.world().size() == 1) return moe::report_error("moe-train");
-        mpi.abort(e.what(), moe::kExitBadInput);
       } catch (const std::exception& e) {
         if (mpi.world().size() == 1) return moe::report_error("moe-train");
-        mpi.abort(e.what(), moe::kExitFailed);
+        const bool input = dynamic_cast<const moe::InputError*>(&e) != nullptr;
+        // Bad input is mostly bad on every rank: rank 0 speaks for all, unless it is well.
+        if (input && mpi.world().rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+        mpi.abort(moe::str("moe-train: error: ", e.what()),
+                  input ? moe::kExitBadInput : moe::kExitFailed);
       }
     };
   });

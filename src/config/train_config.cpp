@@ -331,7 +331,7 @@ void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
   const TrainConfig::Model& m = config.model;
   const auto agrees = [&](const char* key, const auto& wanted, auto held) {
     MOE_REQUIRE(!wanted || *wanted == held, "model.", key, " is ", *wanted,
-                " but the model of model.init_from has ", held);
+                " but the loaded model has ", held);
   };
   agrees("vocab_size", m.vocab_size, loaded.vocab_size);
   agrees("hidden_size", m.hidden_size, loaded.hidden_size);
@@ -345,7 +345,7 @@ void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
   agrees("tie_embeddings", m.tie_embeddings, loaded.tie_embeddings);
   agrees("experts", m.experts, loaded.moe.experts);
   MOE_REQUIRE(!m.gate || *m.gate == loaded.moe.gate || !loaded.is_moe(),
-              "model.gate differs from the gate of the model of model.init_from");
+              "model.gate differs from the loaded model's gate");
   if (!loaded.is_moe()) {
     MOE_REQUIRE(!m.top_k && !m.gate && !m.gate_noise && (!m.score_scale || *m.score_scale == 0) &&
                     !m.softmax_over_all,

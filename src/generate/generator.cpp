@@ -9,9 +9,8 @@
 namespace moe {
 namespace {
 
-/// The last row as f64.
-std::vector<double> last_logits(const Tensor& logits) {
-  const Tensor row = logits.slice(logits.rows() - 1, 1).to(Device::cpu);
+std::vector<double> as_f64(const Tensor& logits) {
+  const Tensor row = logits.to(Device::cpu);
   std::vector<double> values;
   for_accumulator(row.dtype(),
                   [&]<class A>(A) { values.assign(row.data<A>(), row.data<A>() + row.size()); });
@@ -59,10 +58,11 @@ std::vector<std::int32_t> generate(const Transformer& model, std::span<const std
     ForwardContext context;
     context.first_position = position;
     const std::int64_t n = std::int64_t(next.size());
-    const Tensor logits = model.logits(Tensor::of<std::int32_t>({1, n}, next), context, &caches);
+    const Tensor logits =
+        model.next_logits(Tensor::of<std::int32_t>({1, n}, next), context, &caches);
     position += n;
     const std::int32_t id =
-        sample(last_logits(logits), options.temperature, random.uniform(std::uint64_t(out.size())));
+        sample(as_f64(logits), options.temperature, random.uniform(std::uint64_t(out.size())));
     out.push_back(id);
     if (on_token) on_token(id);
     const bool stop = std::find(options.stop.begin(), options.stop.end(), id) != options.stop.end();

@@ -88,13 +88,14 @@ Router::Logits Router::logits(const Variable& x, const ForwardContext& context) 
 RouterOutput Router::forward(const Variable& x, const ForwardContext& context) const {
   MOE_CHECK(x.value.rows() == context.tokens(), "router: ", x.value.rows(), " rows for ",
             context.tokens(), " tokens");
+  MOE_CHECK(!context.training || context.tokens() > 0, "training needs tokens on every rank");
   const Logits l = logits(x, context);
   RouterOutput out;
   out.routing = ops::choose_experts(l.noisy.value, moe_.top_k, context.valid);
   out.weights = ops::router_weights(
       l.noisy, out.routing.indices,
       moe_.softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);
-  if (context.training && context.tokens() > 0) out.loss = losses(l, out, context);
+  if (context.training) out.loss = losses(l, out, context);
   return out;
 }
 

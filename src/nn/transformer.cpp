@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nn/transformer.h"
 
+#include <algorithm>
+
 #include "autograd/recompute.h"
 #include "comm/watchdog.h"
 #include "ops/elementwise.h"
@@ -54,9 +56,14 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
 }
 
 const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
-  if (!tables_.cos.defined() || tables_.cos.rows() < positions) {
+  MOE_CHECK(positions <= config_.max_positions, "position ", positions - 1,
+            " lies beyond the model's ", config_.max_positions);
+  const std::int64_t held = tables_.cos.defined() ? tables_.cos.rows() : 0;
+  if (held < positions) {
     MemoryScope scope(MemoryKind::weights);
-    tables_ = rope_tables(config_, positions, accumulator(dtype_));
+    // Doubled, so that generation, which asks for one more each time, seldom makes them again.
+    tables_ = rope_tables(config_, std::min(config_.max_positions, std::max(positions, 2 * held)),
+                          accumulator(dtype_));
   }
   return tables_;
 }
@@ -79,6 +86,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
   context.sequences = tokens.rows();
   context.length = tokens.cols();
   if (!context.valid.defined()) context.valid = valid_marks(tokens);
+  MOE_CHECK(caches == nullptr || caches->size() == layers_.size(), "one cache per layer");
   if (context.statistics != nullptr) context.statistics->resize(layers_.size());
   tables(context.first_position + context.length);
 
@@ -115,6 +123,14 @@ ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double i
   ModelLoss out{ce.loss, ce.token_loss};
   for (const Variable& term : h.loss) out.total = ops::add(out.total, term);
   return out;
+}
+
+Tensor Transformer::next_logits(const Tensor& tokens, ForwardContext context,
+                                std::vector<KvCache>* caches) const {
+  const NoTape no_recording;
+  const Tensor x = hidden(tokens, context, caches, false).x.value;
+  return ops::linear(Variable::constant(x.slice(x.rows() - 1, 1)), head_, accumulator(dtype_))
+      .value;
 }
 
 Tensor Transformer::logits(const Tensor& tokens, ForwardContext context,

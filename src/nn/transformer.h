@@ -30,9 +30,12 @@ class Transformer {
   ModelLoss loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
                  ForwardContext context, bool recompute_blocks = false) const;
 
-  /// acc[tokens, vocabulary]. `caches` (one per layer, or empty) hold what came before.
+  /// acc[tokens, vocabulary]. `caches` (one per layer, or null) hold what came before.
   Tensor logits(const Tensor& tokens, ForwardContext context,
                 std::vector<KvCache>* caches = nullptr) const;
+  /// acc[1, vocabulary]: of the last token alone.
+  Tensor next_logits(const Tensor& tokens, ForwardContext context,
+                     std::vector<KvCache>* caches) const;
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }

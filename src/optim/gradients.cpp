@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "optim/gradients.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -15,7 +16,19 @@ GradientBuckets::GradientBuckets(ParameterStore& parameters, const ProcessGrid& 
   MemoryScope scope(MemoryKind::gradients);
   const DType acc = accumulator(parameters.dtype());
   const std::int64_t limit = bucket_bytes / std::int64_t(size_of(acc));
-  std::vector<std::int64_t> sizes;
+  // Elements that count for filling a bucket: of the largest share of any expert rank, so that
+  // every rank closes its buckets at the same parameters.
+  const auto counted = [&](const Parameter& p) {
+    const auto& offsets = p.spec.expert_offsets;
+    if (offsets.empty()) return p.variable.value.size();
+    std::int64_t rows = 0;
+    for (int r = 0; r < grid.ep(); ++r) {
+      const Share share = share_of(std::int64_t(offsets.size()) - 1, r, grid.ep());
+      rows = std::max(rows, offsets[std::size_t(share.first + share.count)] -
+                                offsets[std::size_t(share.first)]);
+    }
+    return rows * p.spec.shape[1];
+  };
   // One bucket of each placement is open at a time; a full one is closed, and buckets are numbered
   // by when they close.
   std::vector<Bucket> open(2);
@@ -24,7 +37,10 @@ GradientBuckets::GradientBuckets(ParameterStore& parameters, const ProcessGrid& 
   std::int64_t filled[2] = {0, 0};
   const auto close = [&](std::size_t kind) {
     if (open[kind].parameters.empty()) return;
-    open[kind].flat = Tensor::empty({filled[kind]}, acc);
+    std::int64_t size = 0;
+    for (const std::size_t i : open[kind].parameters)
+      size += parameters.all()[i].variable.value.size();
+    open[kind].flat = Tensor::empty({size}, acc);
     buckets_.push_back(std::move(open[kind]));
     open[kind] = Bucket{buckets_.back().placement, {}, {}, 0, {}};
     filled[kind] = 0;
@@ -33,7 +49,7 @@ GradientBuckets::GradientBuckets(ParameterStore& parameters, const ProcessGrid& 
   for (std::size_t i = all.size(); i-- > 0;) {
     const auto kind = std::size_t(all[i].spec.placement == Placement::expert);
     open[kind].parameters.push_back(i);
-    filled[kind] += all[i].variable.value.size();
+    filled[kind] += counted(all[i]);
     if (filled[kind] >= limit) close(kind);
   }
   close(1);
@@ -78,18 +94,16 @@ void GradientBuckets::ready(std::size_t bucket) {
 void GradientBuckets::send_in_order() {
   for (; next_to_send_ < buckets_.size() && buckets_[next_to_send_].waiting == 0; ++next_to_send_) {
     Bucket& b = buckets_[next_to_send_];
+    for (const std::size_t i : b.parameters)
+      if (!parameters_.all()[i].variable.slot->grad.defined())
+        backend(gradients_[i].device()).fill(gradients_[i], 0);
     if (group_of(b).size() > 1) b.reduction = group_of(b).all_reduce(b.flat, ReduceOp::sum);
   }
 }
 
 void GradientBuckets::finish() {
   set_phase("reduce gradients");
-  for (Bucket& b : buckets_) {
-    for (const std::size_t i : b.parameters)
-      if (!parameters_.all()[i].variable.slot->grad.defined())
-        backend(gradients_[i].device()).fill(gradients_[i], 0);
-    b.waiting = 0;
-  }
+  for (Bucket& b : buckets_) b.waiting = 0;
   const auto start = std::chrono::steady_clock::now();
   send_in_order();
   for (Bucket& b : buckets_) b.reduction.wait();
@@ -105,13 +119,6 @@ double GradientBuckets::global_norm() const {
         .add_squared_norm(b.placement == Placement::expert ? expert : replicated, b.flat);
   if (grid_.ep() > 1) grid_.expert_group().all_reduce(expert, ReduceOp::sum).wait();
   return std::sqrt(*replicated.data<double>() + *expert.data<double>());
-}
-
-std::int64_t GradientBuckets::reduced_bytes() const {
-  std::int64_t bytes = 0;
-  for (const Bucket& b : buckets_)
-    if (group_of(b).size() > 1) bytes += std::int64_t(b.flat.nbytes());
-  return bytes;
 }
 
 }  // namespace moe

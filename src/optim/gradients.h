@@ -36,8 +36,6 @@ class GradientBuckets {
 
   /// Seconds that finish() waited for communication in the last step: what backward did not hide.
   double exposed_seconds() const { return exposed_seconds_; }
-  /// Bytes this rank gives to all-reduces in a step.
-  std::int64_t reduced_bytes() const;
 
  private:
   struct Bucket {

@@ -86,6 +86,11 @@ std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::pa
 /// several checkpoints the latest. Throws InputError when there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& folder);
 
+/// Renames checkpoints of steps after `step` to abandoned-step-N, so that a run that goes on from
+/// `step` does not meet them again; nothing is deleted. One rank calls it. Throws Error. Returns
+/// how many there were.
+std::int64_t abandon_checkpoints_after(const std::filesystem::path& checkpoints, std::int64_t step);
+
 /// Removes all but the `keep` checkpoints of the highest steps. One rank calls it. Throws Error.
 void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 

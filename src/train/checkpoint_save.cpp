@@ -219,6 +219,19 @@ fs::path find_checkpoint(const fs::path& folder) {
   throw InputError(str(folder.string(), ": holds no complete checkpoint (no ", kManifestName, ")"));
 }
 
+std::int64_t abandon_checkpoints_after(const fs::path& checkpoints, std::int64_t step) {
+  std::int64_t count = 0;
+  for (const auto& [later, folder] : checkpoints_in(checkpoints)) {
+    if (later <= step) continue;
+    fs::path name = checkpoints / ("abandoned-" + folder_name(later));
+    for (int n = 2; fs::exists(name); ++n)
+      name = checkpoints / fmt::format("abandoned-{}.{}", folder_name(later), n);
+    rename_path(folder, name);
+    ++count;
+  }
+  return count;
+}
+
 void prune_checkpoints(const fs::path& checkpoints, std::int64_t keep) {
   MOE_CHECK(keep >= 1, "keeping ", keep, " checkpoints");
   const auto found = checkpoints_in(checkpoints);

@@ -144,7 +144,6 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
   double total = 0;
   for (std::size_t d = 0; d < sums.domain_loss.size(); ++d) {
     total += sums.domain_loss[d];
-    result.domain_tokens.push_back(std::int64_t(sums.domain_tokens[d]));
     result.domain_loss.push_back(sums.domain_tokens[d] > 0
                                      ? sums.domain_loss[d] / sums.domain_tokens[d]
                                      : std::numeric_limits<double>::quiet_NaN());

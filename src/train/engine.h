@@ -30,9 +30,8 @@ struct StepResult {
   double grad_norm = 0;                            // over all parameters, before clipping
   double clip = 1;
   std::vector<double> domain_loss;               // mean per domain; NaN where it has no token
-  std::vector<std::int64_t> domain_tokens;       // labelled tokens per domain
   std::vector<std::vector<std::int64_t>> loads;  // [layer][expert]: (token, slot) pairs
-  double exposed_seconds = 0;                    // waiting for gradient reductions
+  double exposed_seconds = 0;                    // waiting for gradient reductions after backward
   std::map<std::string, double> seconds;         // this rank's time: forward, backward, ...
 };
 
@@ -54,10 +53,9 @@ class Engine {
   Engine(const ModelConfig& config, const EngineOptions& options, const ProcessGrid& grid,
          const ParameterRows& weights);
 
-  /// Forward and backward over this rank's sequences in micro-batches, gradients summed over ranks; no update.
-  /// Collective: every rank brings the same number of sequences.
-  StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts,
-                               std::int64_t step);
+  /// Forward and backward over this rank's sequences in micro-batches, gradients summed over ranks;
+  /// no update. Collective: every rank brings the same number of sequences.
+  StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts, std::int64_t step);
   /// The same, then clipping and one AdamW update.
   StepResult train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                         double learning_rate);

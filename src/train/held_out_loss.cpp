@@ -46,8 +46,6 @@ HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::in
   double sum = 0;
   for (std::int64_t s = 0; s < total; ++s) {
     const double* of_sequence = sums.data<double>() + 2 * s;
-    result.sequence_loss.push_back(of_sequence[0]);
-    result.sequence_tokens.push_back(std::int64_t(of_sequence[1]));
     sum += of_sequence[0];
     result.tokens += std::int64_t(of_sequence[1]);
   }

@@ -13,9 +13,6 @@ namespace moe {
 struct HeldOutLoss {
   double loss = 0;          // mean cross-entropy over `tokens` scored tokens, in nats
   std::int64_t tokens = 0;  // scored
-  /// Of each sequence, in order, where asked for: summed loss and scored tokens.
-  std::vector<double> sequence_loss;
-  std::vector<std::int64_t> sequence_tokens;
 };
 
 /// The loss of the first `sequences` held-out sequences (all there are, when fewer), without gate

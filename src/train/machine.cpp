@@ -15,6 +15,6 @@ std::string processor_name() {
   return "unknown";
 }
 
-std::string build_name() { return "g++ " __VERSION__; }
+std::string compiler_name() { return "g++ " __VERSION__; }
 
 }  // namespace moe

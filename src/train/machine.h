@@ -8,7 +8,7 @@ namespace moe {
 /// "Intel(R) Xeon(R) ...": resuming on another kind of processor moves the last bits of a result.
 std::string processor_name();
 
-/// Compiler and time of compilation of this program.
-std::string build_name();
+/// The compiler that built this program.
+std::string compiler_name();
 
 }  // namespace moe

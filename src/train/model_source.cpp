@@ -19,14 +19,14 @@ ModelSource open_model(const fs::path& path) {
             [folder, as](const std::string& name, std::int64_t first, std::int64_t count) {
               return folder->read(name, first, count, as);
             },
-            stored, path};
+            path};
   }
   auto reader = std::make_shared<const CheckpointReader>(find_checkpoint(path));
   return {reader->model_config(),
           [reader](const std::string& name, std::int64_t first, std::int64_t count) {
             return reader->read("weights/" + name, first, count);
           },
-          reader->tensor("weights/norm.weight").dtype, reader->folder()};
+          reader->folder()};
 }
 
 LoadedModel::LoadedModel(const ModelSource& source, DType dtype)

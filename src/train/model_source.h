@@ -14,8 +14,6 @@ namespace moe {
 struct ModelSource {
   ModelConfig config;
   ParameterRows rows;
-  /// Type the weights are stored in.
-  DType stored = DType::f32;
   /// Where a tokenizer may lie beside them.
   std::filesystem::path folder;
 };

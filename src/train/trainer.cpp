@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <tuple>
 
 #include "comm/watchdog.h"
 #include "core/log.h"
@@ -60,8 +61,14 @@ EngineOptions engine_options(const TrainConfig& c) {
   return o;
 }
 
-/// The tensors of a training state, each as the rows that `share` gives this rank: (parameter's
-/// placement, rows held) -> rows among them. `whole` takes all rows held.
+/// From rank 0 alone: what is odd about a resumed run is odd on every rank.
+template <typename... Args>
+void warn_once(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_rank() == 0) log_warning(format, std::forward<Args>(args)...);
+}
+
+/// The tensors of a training state. share(p): which of the rows that this rank holds of parameter
+/// p.
 template <class ShareOf>
 std::vector<TensorRows> state_tensors(Engine& engine, const ShareOf& share) {
   std::vector<TensorRows> list;
@@ -91,36 +98,83 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
               " sequences, which ", world.size(),
               " ranks cannot share evenly: choose a multiple of the number of ranks");
   const fs::path run = config_.run.folder;
-  std::optional<fs::path> checkpoint;
-  if (start.resume == "auto") {
-    checkpoint = latest_checkpoint(run / "checkpoints");
-  } else if (start.resume != "none") {
-    checkpoint = find_checkpoint(start.resume);
+  const std::optional<fs::path> checkpoint = find_start();
+  std::shared_ptr<const CheckpointReader> reader;
+  ModelConfig model;
+  ParameterRows weights;
+  if (checkpoint) {
+    reader = std::make_shared<const CheckpointReader>(*checkpoint);
+    model = reader->model_config();
+    apply_model_settings(config_, model);
+    weights = [reader](const std::string& name, std::int64_t first, std::int64_t count) {
+      return reader->read("weights/" + name, first, count);
+    };
   } else {
-    MOE_REQUIRE(config_.run.overwrite || !fs::exists(run / "metrics.jsonl"), run.string(),
-                ": a run lies here already: continue it with --resume auto, choose another "
-                "run.folder, or allow --set run.overwrite=true");
+    std::tie(model, weights) = starting_point(config_);
   }
-  world.barrier().wait();  // nobody writes before all have looked
-
-  auto [model, weights] = checkpoint ? std::pair{CheckpointReader(*checkpoint).model_config(),
-                                                 open_model(*checkpoint).rows}
-                                     : starting_point(config_);
+  MOE_REQUIRE(config_.data.sequence_length <= model.max_positions, "data.sequence_length is ",
+              config_.data.sequence_length, ", beyond the model's ", model.max_positions,
+              " positions");
   engine_ = std::make_unique<Engine>(model, engine_options(config_), grid_, weights);
   open_data();
   mixture_ = loader_->initial_state();
-  if (checkpoint) restore(*checkpoint);
+  if (reader) restore(*reader);
+  world.barrier().wait();  // nothing is changed on disk before every rank has read
 
-  if (world.rank() == 0) {
-    std::error_code error;
-    if (start.resume == "none" && config_.run.overwrite) fs::remove_all(run / "checkpoints", error);
-    fs::create_directories(run, error);
-    MOE_REQUIRE(!error, run.string(), ": cannot make this folder: ", error.message());
-    save_config(config_, run / "config.yaml");
-    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
-  }
+  if (world.rank() == 0) prepare_folder(run);
   world.barrier().wait();
   print_start();
+}
+
+std::optional<fs::path> Trainer::find_start() const {
+  const fs::path run = config_.run.folder;
+  // Rank 0 looks and tells the others: file systems of a cluster may not show all ranks the same.
+  std::string found;
+  if (world_.rank() == 0) {
+    const bool exists = fs::exists(run / "metrics.jsonl");
+    if (start_.resume == "auto") {
+      if (const auto latest = latest_checkpoint(run / "checkpoints")) found = latest->string();
+    } else if (start_.resume != "none") {
+      found = find_checkpoint(start_.resume).string();
+      const bool own =
+          fs::weakly_canonical(found).parent_path() == fs::weakly_canonical(run / "checkpoints");
+      MOE_REQUIRE(own || !exists || config_.run.overwrite, run.string(),
+                  ": another run lies here than that of ", found,
+                  ": choose another run.folder, or allow --set run.overwrite=true");
+    } else {
+      MOE_REQUIRE(config_.run.overwrite || !exists, run.string(),
+                  ": a run lies here already: continue it with --resume auto, choose another "
+                  "run.folder, or allow --set run.overwrite=true");
+    }
+  }
+  Tensor length = Tensor::of<std::int64_t>({1}, {std::int64_t(found.size())});
+  world_.broadcast(length, 0).wait();
+  Tensor text = Tensor::empty({*length.data<std::int64_t>()}, DType::u8);
+  if (world_.rank() == 0) std::copy(found.begin(), found.end(), text.data<std::uint8_t>());
+  world_.broadcast(text, 0).wait();
+  found.assign(text.data<std::uint8_t>(), text.data<std::uint8_t>() + text.size());
+  return found.empty() ? std::nullopt : std::optional<fs::path>(found);
+}
+
+void Trainer::prepare_folder(const fs::path& run) {
+  std::error_code error;
+  if (step_ == 0 && config_.run.overwrite) {
+    const std::string source = fs::weakly_canonical(config_.model.init_from).string() + "/";
+    MOE_REQUIRE(config_.model.init_from.empty() ||
+                    !source.starts_with(fs::weakly_canonical(run).string() + "/"),
+                "run.overwrite would delete model.init_from (", config_.model.init_from,
+                "): choose another run.folder");
+    fs::remove_all(run / "checkpoints", error);
+    MOE_REQUIRE(!error, run.string(), ": cannot remove its checkpoints: ", error.message());
+  }
+  fs::create_directories(run, error);
+  MOE_REQUIRE(!error, run.string(), ": cannot make this folder: ", error.message());
+  if (const std::int64_t n = abandon_checkpoints_after(run / "checkpoints", step_); n > 0)
+    log_warning("{} checkpoints after step {} are put aside as abandoned-step-*", n, step_);
+  TrainConfig effective = config_;
+  effective.run.overwrite = false;  // the saved file must not delete the run when it is used again
+  save_config(effective, run / "config.yaml");
+  metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
 }
 
 Trainer::~Trainer() = default;
@@ -156,6 +210,8 @@ void Trainer::print_start() const {
 }
 
 void Trainer::run() {
+  if (step_ >= config_.train.steps)
+    log_info("nothing left to do after step {}: raise train.steps to go on", step_);
   while (step_ < config_.train.steps) train_one_step();
   if (saved_step_ != step_ && step_ > 0) save();
   const MemoryAccount memory = memory_account();
@@ -257,13 +313,17 @@ std::string Trainer::state_json() const {
   state["tokens"] = tokens_;
   state["optimizer_steps"] = engine_->optimizer().steps();
   state["seed"] = config_.run.seed;
-  for (std::size_t d = 0; d < config_.data.train.size(); ++d)
-    state["consumed"][config_.data.train[d].domain] = mixture_.consumed[d];
-  state["machine"] = {{"ranks", world_.size()},
-                      {"expert_parallel", grid_.ep()},
-                      {"threads", start_.threads},
-                      {"processor", processor_name()},
-                      {"build", build_name()}};
+  state["sequence_length"] = config_.data.sequence_length;
+  // Domains that an earlier part of the run had are carried along, for the case they come back.
+  for (const auto& [domain, consumed] : other_domains_) state["consumed"][domain] = consumed;
+  for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
+    const std::string& domain = config_.data.train[d].domain;
+    state["consumed"][domain] = mixture_.consumed[d];
+    state["domain_tokens"][domain] = loader_->mixture().domains()[d].tokens;
+  }
+  state["machine"] = {{"ranks", world_.size()},        {"expert_parallel", grid_.ep()},
+                      {"threads", start_.threads},     {"dtype", name(config_.model.dtype)},
+                      {"processor", processor_name()}, {"compiler", compiler_name()}};
   return state.dump(1);
 }
 
@@ -285,41 +345,51 @@ void Trainer::save() {
   log_info("saved {}", saved.string());
 }
 
-void Trainer::restore(const fs::path& checkpoint) {
-  const CheckpointReader reader(checkpoint);
-  // Weights were loaded with the engine; masters and moments come as they were saved.
+void Trainer::restore(const CheckpointReader& reader) {
   for (const TensorRows& rows : state_tensors(*engine_, [](const Parameter& p) {
          return Share{0, p.rows()};
        }))
     if (rows.value.rows() > 0) reader.read_into(rows);
 
-  const std::string where = (checkpoint / "state.json").string();
   try {
     const Json state = Json::parse(reader.state_json());
     step_ = state.at("step");
     tokens_ = state.at("tokens");
     engine_->optimizer().set_steps(state.at("optimizer_steps"));
-    const Json& consumed = state.at("consumed");
+    other_domains_ = state.at("consumed").get<std::map<std::string, std::int64_t>>();
     for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
       const std::string& domain = config_.data.train[d].domain;
-      mixture_.consumed[d] = consumed.value(domain, std::int64_t{0});
-      if (!consumed.contains(domain)) log_warning("domain {} is new in this run", domain);
+      const auto known = other_domains_.find(domain);
+      if (known == other_domains_.end()) {
+        warn_once("domain {} is new in this run", domain);
+        continue;
+      }
+      mixture_.consumed[d] = known->second;
+      other_domains_.erase(known);
+      if (state.at("domain_tokens").value(domain, std::int64_t{-1}) !=
+          loader_->mixture().domains()[d].tokens)
+        warn_once("the shards of domain {} have changed: some of it repeats or is left out",
+                  domain);
     }
-    const Json machine = state.at("machine");
-    if (machine.at("ranks") != world_.size() || machine.at("expert_parallel") != grid_.ep() ||
-        machine.at("threads") != start_.threads || machine.at("processor") != processor_name() ||
-        machine.at("build") != build_name())
-      log_info(
-          "layout, threads, processor or build differ from the checkpoint's: losses will agree "
-          "but not to the last bit");
+    for (const auto& [domain, consumed] : other_domains_)
+      warn_once("domain {} is no longer trained on", domain);
+    if (state.at("sequence_length") != config_.data.sequence_length)
+      warn_once(
+          "data.sequence_length is {}, the checkpoint's was {}: some text repeats or is left "
+          "out",
+          config_.data.sequence_length, state.at("sequence_length").get<std::int64_t>());
     if (state.at("seed") != config_.run.seed)
-      log_warning("run.seed is {}, the checkpoint's was {}: the data order changes",
-                  config_.run.seed, state.at("seed").get<std::int64_t>());
+      warn_once("run.seed is {}, the checkpoint's was {}: the data order changes", config_.run.seed,
+                state.at("seed").get<std::int64_t>());
+    if (state.at("machine") != Json::parse(state_json()).at("machine"))
+      warn_once(
+          "layout, threads, number type, processor or compiler differ from the checkpoint's: "
+          "losses will agree but not to the last bit");
   } catch (const Json::exception& e) {
-    throw InputError(str(where, ": ", e.what()));
+    throw InputError(str((reader.folder() / "state.json").string(), ": ", e.what()));
   }
   saved_step_ = step_;
-  log_info("resuming {} after step {}", checkpoint.string(), step_);
+  log_info("resuming {} after step {}", reader.folder().string(), step_);
 }
 
 double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {

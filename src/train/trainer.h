@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "config/train_config.h"
 #include "data/held_out.h"
 #include "data/loader.h"
+#include "train/checkpoint.h"
 #include "train/engine.h"
 #include "train/metrics.h"
 
@@ -49,8 +51,10 @@ class Trainer {
     HeldOut data;
   };
 
+  std::optional<std::filesystem::path> find_start() const;
   void open_data();
-  void restore(const std::filesystem::path& checkpoint);
+  void restore(const CheckpointReader& reader);
+  void prepare_folder(const std::filesystem::path& run);
   void train_one_step();
   void evaluate(StepMetrics& metrics);
   StepMetrics metrics_of(const StepResult& result, double seconds, double learning_rate) const;
@@ -65,6 +69,7 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   std::vector<HeldOutDomain> held_out_;
   MixtureState mixture_;
+  std::map<std::string, std::int64_t> other_domains_;  // consumed of domains that left the mixture
   std::unique_ptr<MetricsWriter> metrics_;
   std::int64_t step_ = 0;    // steps done
   std::int64_t tokens_ = 0;  // labelled tokens seen

@@ -13,7 +13,7 @@ TEST(ProcessGrid, RefusesAnEpThatDoesNotDivideTheRanks) {
         const ProcessGrid grid(world, ep);
         ADD_FAILURE() << "ep " << ep << " was accepted";
       } catch (const InputError& error) {
-        EXPECT_EQ(error.what(), str("ep ", ep, " does not divide 4 ranks: choose 1, 2, 4"));
+        EXPECT_EQ(error.what(), str("parallel.expert is ", ep, ", which does not divide the 4 ranks: choose 1, 2, 4"));
       }
     }
   });

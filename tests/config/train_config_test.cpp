@@ -173,7 +173,7 @@ TEST(ModelSettings, OverrideRoutingButMustAgreeWithTheShapeOfTheLoadedModel) {
     apply_model_settings(parse({"model.init_from=m", "model.hidden_size=64"}), loaded);
     FAIL();
   } catch (const InputError& e) {
-    EXPECT_STREQ(e.what(), "model.hidden_size is 64 but the model of model.init_from has 32");
+    EXPECT_STREQ(e.what(), "model.hidden_size is 64 but the loaded model has 32");
   }
   EXPECT_THROW(apply_model_settings(parse({"model.init_from=m", "model.gate=linear"}), loaded),
                InputError);

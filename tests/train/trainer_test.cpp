@@ -100,10 +100,10 @@ TEST_F(TrainerTest, StoppedAndResumedEqualsStraightToTheLastBit) {
 
 TEST_F(TrainerTest, ResumesOnAnotherLayoutWithTheSameLosses) {
   train(2, config("dp2", 20, 1));  // EP 1 x DP 2
-  TrainConfig other = config("ep2", 20, 2);
+  TrainConfig other = config("done", 20, 2);
   const std::string from = (folder_ / "dp2/checkpoints/step-00000020").string();
   train(2, other, from);  // nothing left to do
-  EXPECT_FALSE(fs::exists(folder_ / "ep2/checkpoints"));
+  EXPECT_FALSE(fs::exists(folder_ / "done/checkpoints"));
 
   train(2, config("dp2", 40, 1), "auto");
   train(2, config("ep2", 40, 2), from);
@@ -126,6 +126,25 @@ TEST_F(TrainerTest, SavingAgainOnAnotherLayoutGivesTheSameCheckpoint) {
     EXPECT_TRUE(diff_checkpoints(checkpoint(run, 20), checkpoint("first", 20)).empty())
         << "EP " << ep << " x DP " << 4 / ep;
   }
+}
+
+TEST_F(TrainerTest, GoingBackPutsLaterCheckpointsAside) {
+  train(1, config("run", 40, 1));
+  train(1, config("run", 21, 1), (folder_ / "run/checkpoints/step-00000020").string());
+  EXPECT_EQ(latest_checkpoint(folder_ / "run/checkpoints")->filename(), "step-00000021");
+  EXPECT_TRUE(is_checkpoint(folder_ / "run/checkpoints/abandoned-step-00000040"));
+  EXPECT_EQ(curve("run").size(), 21u);
+}
+
+TEST_F(TrainerTest, ModelSettingsHoldOnResumeToo) {
+  train(1, config("run", 20, 1));
+  TrainConfig c = config("run", 22, 1);
+  c.model.top_k = 1;
+  train(1, c, "auto");
+  EXPECT_EQ(checkpoint("run", 22).model_config().moe.top_k, 1);
+  c = config("run", 24, 1);
+  c.model.layers = 3;
+  EXPECT_THROW(train(1, c, "auto"), InputError);
 }
 
 TEST_F(TrainerTest, InitFromTakesWeightsAlone) {
@@ -152,7 +171,7 @@ TEST_F(TrainerTest, RefusesWhatCannotBe) {
     }
     return std::string();
   };
-  EXPECT_NE(message(4, config("x", 1, 3)).find("ep 3"), std::string::npos);
+  EXPECT_NE(message(4, config("x", 1, 3)).find("parallel.expert is 3"), std::string::npos);
   EXPECT_NE(message(3, config("x", 1, 1)).find("batch.global is 8"), std::string::npos);
   TrainConfig many = config("x", 1, 8);
   EXPECT_NE(message(8, many).find("4 experts"), std::string::npos);
