@@ -41,12 +41,12 @@ struct Tile {
   std::int64_t expert, row, rows, col, cols;
 };
 
-// The results of all experts, [rows(e), cols(e)], cut into rectangles of about 256 x 256, or of
+// The results of all experts, [rows(e), cols(e)], cut into rectangles of at most 1024 x 1024, or of
 // less where that leaves threads idle.
 template <class Rows, class Cols>
 std::vector<Tile> cut(std::int64_t experts, Rows rows, Cols cols) {
   std::vector<Tile> tiles;
-  for (std::int64_t side = 256; side >= 64; side /= 2) {
+  for (std::int64_t side = 1024; side >= 64; side /= 2) {
     tiles.clear();
     for (std::int64_t e = 0; e < experts; ++e)
       for (std::int64_t row = 0; row < rows(e); row += side)
