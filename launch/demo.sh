@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# From nothing to a trained mixture of experts in five minutes on two cores of Debian 12: installs
+# From nothing to a trained mixture of experts in minutes on two cores of Debian 12: installs
 # and builds what is missing, makes a corpus of four domains and a vocabulary, trains a small dense
 # LLaMA, splits it into 8 experts of which a token takes 2, trains on with the experts on two ranks,
 # is killed on the way and resumes, and compares held-out losses.
