@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -65,25 +64,6 @@ void store(Matrix<const A> sums, std::int64_t rows, std::int64_t cols, T* to, st
     narrow(sums, rows, cols, {to, stride});
   }
 }
-
-// e^x for x <= 0 and a little above, at half the cost of exp_of(): 2^n is one normal number. Values
-// below e^-87 stay there, a zero beside the largest probability.
-MOE_INLINE float exp_of_nonpositive(float x) {
-  x = x < -87.0f ? -87.0f : x;
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float shifted = x * 1.44269504f + kRound;
-  const float n = shifted - kRound;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-  float p = 1.9875691500e-4f;                                   // Cephes expf
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + (r + 1.0f);
-  return p * std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) + 127u) << 23);
-}
-MOE_INLINE double exp_of_nonpositive(double x) { return std::exp(x); }
 
 // Score rows are read up to a whole vector, which saves the loop over the rest; the rows' stride is
 // a multiple of that.

@@ -8,16 +8,17 @@
 #include "kernels/backend.h"
 #include "support/reference_attention.h"
 #include "support/reference_gemm.h"
+#include "support/tensor_tools.h"
 
 namespace moe {
 namespace {
 
-using reference::from_doubles;
-using reference::poisoned;
-using reference::random_tensor;
-using reference::relative_error;
-using reference::same_bits;
-using reference::to_doubles;
+using test::from_doubles;
+using test::poisoned;
+using test::random_tensor;
+using test::relative_error;
+using test::same_bits;
+using test::to_doubles;
 
 struct Types {
   DType type;

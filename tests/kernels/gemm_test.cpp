@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <thread>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "support/reference_gemm.h"
+#include "support/tensor_tools.h"
 
 namespace moe {
 namespace {
 
-using reference::poisoned;
-using reference::random_tensor;
-using reference::relative_error;
-using reference::same_bits;
-using reference::to_doubles;
+using test::OpenMpThreads;
+using test::poisoned;
+using test::random_tensor;
+using test::relative_error;
+using test::same_bits;
+using test::to_doubles;
 
 struct Types {
   DType factor, result;
@@ -102,8 +103,7 @@ TEST(Gemm, InF64EveryElementIsAnAscendingSumWhateverTheShapeAndTheThreads) {
   Tensor c = poisoned({m, n}, DType::f64);
   cpu_backend().gemm(c, a, false, b, true, 0);
   for (const int threads : {1, 3}) {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(threads);
+    const OpenMpThreads scope(threads);
     for (const std::int64_t row : {0, 1, 69}) {
       Tensor alone = poisoned({1, n}, DType::f64);
       cpu_backend().gemm(alone, a.slice(row, 1), false, b, true, 0);
@@ -112,7 +112,6 @@ TEST(Gemm, InF64EveryElementIsAnAscendingSumWhateverTheShapeAndTheThreads) {
     Tensor again = poisoned({m, n}, DType::f64);
     cpu_backend().gemm(again, a, false, b, true, 0);
     EXPECT_TRUE(same_bits(again, c)) << threads;
-    omp_set_num_threads(before);
   }
 }
 

@@ -2,13 +2,13 @@
 #include "split/clustering.h"
 
 #include <gmock/gmock.h>
-#include <omp.h>
 
 #include <cmath>
 
 #include "core/error.h"
 #include "core/rng.h"
 #include "split/partition.h"
+#include "support/tensor_tools.h"
 
 namespace moe {
 namespace {
@@ -97,12 +97,11 @@ TEST(Clustering, SameBitsOnAnyNumberOfThreads) {
   const auto sizes = even_sizes(1000, 12);
   Tensor x = planted(1000, 600, std::vector<std::int32_t>(1000, 0), 1.0);
   normalise_rows(x);
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
-  const Clustering one = balanced_kmeans(x, sizes, 5, 2, 2);
-  omp_set_num_threads(3);
-  const Clustering three = balanced_kmeans(x, sizes, 5, 2, 2);
-  omp_set_num_threads(threads);
+  const auto on = [&](int threads) {
+    const test::OpenMpThreads scope(threads);
+    return balanced_kmeans(x, sizes, 5, 2, 2);
+  };
+  const Clustering one = on(1), three = on(3);
   EXPECT_EQ(one.labels, three.labels);
   EXPECT_EQ(one.objective, three.objective);
   EXPECT_EQ(one.unbalanced, three.unbalanced);

@@ -72,6 +72,13 @@ inline Tensor random_tensor(Shape shape, DType dtype, std::uint64_t seed, double
   return dtype == DType::f64 ? t : from_doubles(t.shape(), dtype, to_doubles(t));
 }
 
+/// NaN everywhere: an output that must be overwritten.
+inline Tensor poisoned(const Shape& shape, DType dtype) {
+  Tensor t = Tensor::empty(shape, dtype);
+  if (t.nbytes() > 0) std::memset(t.bytes(), 0xFF, t.nbytes());
+  return t;
+}
+
 /// Integers drawn from [low, high].
 inline Tensor random_indices(Shape shape, std::int32_t low, std::int32_t high, std::uint64_t seed) {
   const Philox random(seed, RandomPurpose::test, {1});
@@ -144,15 +151,31 @@ inline double dot(const Tensor& a, const Tensor& b) {
   return sum;
 }
 
+/// OpenMP's threads while the scope lives. One under the thread sanitizer, which cannot see the
+/// barriers of an OpenMP runtime that was not built with it.
+class OpenMpThreads {
+ public:
+  explicit OpenMpThreads(int threads) : before_(omp_get_max_threads()) {
+#ifdef __SANITIZE_THREAD__
+    threads = 1;
+#endif
+    omp_set_num_threads(threads);
+  }
+  ~OpenMpThreads() { omp_set_num_threads(before_); }
+  OpenMpThreads(const OpenMpThreads&) = delete;
+  OpenMpThreads& operator=(const OpenMpThreads&) = delete;
+
+ private:
+  int before_;
+};
+
 /// Runs `compute` on one thread and on two: both must give the same bits, and so must a repeat.
 inline void expect_same_bits_on_any_threads(const std::function<std::vector<Tensor>()>& compute) {
-  const int before = omp_get_max_threads();
   std::vector<std::vector<Tensor>> runs;
   for (const int threads : {1, 2, 2}) {
-    omp_set_num_threads(threads);
+    const OpenMpThreads scope(threads);
     runs.push_back(compute());
   }
-  omp_set_num_threads(before);
   for (std::size_t i = 0; i < runs[0].size(); ++i) {
     EXPECT_TRUE(same_bits(runs[0][i], runs[1][i])) << "output " << i << ": 1 thread against 2";
     EXPECT_TRUE(same_bits(runs[1][i], runs[2][i])) << "output " << i << ": repeated on 2 threads";
