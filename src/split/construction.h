@@ -14,12 +14,21 @@
 
 namespace moe {
 
-/// What a construction must produce, and from what randomness.
+/// What calibration text says about the layer that is split. Tensors that the construction did not
+/// ask for (Construction::need) are undefined.
+struct LayerCalibration {
+  Tensor inputs;      // f32 [tokens, hidden]: what the FFN was given, after its norm
+  Tensor importance;  // f64 [clusters, neurons]: split/importance.h, one row per routed expert
+};
+
+/// What a construction must produce, and from what.
 struct SplitContext {
   std::int64_t layer = 0;
   std::uint64_t seed = 0;
   std::int64_t neurons = 0;
-  std::vector<std::int64_t> sizes;  // neurons of each expert
+  std::vector<std::int64_t> sizes;                // neurons of each routed expert
+  std::vector<std::int64_t> shared_sizes = {};    // and of each shared one
+  const LayerCalibration* calibration = nullptr;  // what need() asked for
 
   std::int64_t experts() const { return std::int64_t(sizes.size()); }
 };
@@ -34,6 +43,14 @@ struct LayerSplit {
   std::vector<std::pair<std::string, double>> measures;
 };
 
+/// What a construction wants to know of calibration text.
+enum class CalibrationNeed : std::uint8_t {
+  nothing,
+  inputs,
+  importance_by_document,  // clusters of documents: LLaMA-MoE v1
+  importance_by_input,     // clusters of the layer's FFN inputs: LLaMA-MoE v2
+};
+
 /// A way to divide the FFN neurons of one layer among experts. It decides nothing else: gates and
 /// output scales are made elsewhere. Results depend on the arguments alone, never on the number of
 /// threads.
@@ -42,6 +59,9 @@ class Construction {
   virtual ~Construction() = default;
   virtual LayerSplit split(const SplitContext& context, const FfnWeights& weights) const = 0;
   virtual Coverage coverage() const { return Coverage::exact; }
+  virtual CalibrationNeed need() const { return CalibrationNeed::nothing; }
+  /// Whether it can make shared experts.
+  virtual bool shares() const { return false; }
 };
 
 /// Options of all methods; each reads its own.

@@ -7,38 +7,42 @@
 
 namespace moe {
 
-std::vector<std::int64_t> Partition::sizes() const {
+std::vector<std::int64_t> sizes_of(const NeuronSets& sets) {
   std::vector<std::int64_t> result;
-  for (const auto& expert : experts) result.push_back(std::int64_t(expert.size()));
+  for (const auto& set : sets) result.push_back(std::int64_t(set.size()));
   return result;
 }
 
-std::vector<std::int64_t> Partition::order() const {
+std::vector<std::int64_t> concatenated(const NeuronSets& sets) {
   std::vector<std::int64_t> result;
-  for (const auto& expert : experts) result.insert(result.end(), expert.begin(), expert.end());
+  for (const auto& set : sets) result.insert(result.end(), set.begin(), set.end());
   return result;
 }
 
 void check_partition(const Partition& partition, std::int64_t neurons, Coverage coverage) {
-  std::vector<std::int64_t> owner(std::size_t(neurons), -1);
-  for (std::size_t e = 0; e < partition.experts.size(); ++e) {
-    const auto& expert = partition.experts[e];
-    MOE_CHECK(!expert.empty(), "expert ", e, " has no neurons");
-    std::int64_t previous = -1;
-    for (const std::int64_t n : expert) {
-      MOE_CHECK(n >= 0 && n < neurons, "expert ", e, " names neuron ", n, " of ", neurons);
-      MOE_CHECK(n > previous, "the neurons of expert ", e, " do not ascend: ", n, " after ",
-                previous);
-      previous = n;
-      if (coverage == Coverage::any) continue;
-      auto& first = owner[std::size_t(n)];
-      MOE_CHECK(first < 0, "neuron ", n, " belongs to expert ", first, " and to expert ", e);
-      first = std::int64_t(e);
+  std::vector<std::string> owner{std::size_t(neurons)};
+  const auto check = [&](const NeuronSets& sets, const char* kind) {
+    for (std::size_t e = 0; e < sets.size(); ++e) {
+      const std::string expert = str(kind, " ", e);
+      MOE_REQUIRE(!sets[e].empty(), expert, " has no neurons");
+      std::int64_t previous = -1;
+      for (const std::int64_t n : sets[e]) {
+        MOE_REQUIRE(n >= 0 && n < neurons, expert, " names neuron ", n, " of ", neurons);
+        MOE_REQUIRE(n > previous, "the neurons of ", expert, " do not ascend: ", n, " after ",
+                    previous);
+        previous = n;
+        if (coverage == Coverage::any) continue;
+        std::string& first = owner[std::size_t(n)];
+        MOE_REQUIRE(first.empty(), "neuron ", n, " belongs to ", first, " and to ", expert);
+        first = expert;
+      }
     }
-  }
+  };
+  check(partition.experts, "expert");
+  check(partition.shared, "shared expert");
   if (coverage == Coverage::any) return;
   for (std::size_t n = 0; n < owner.size(); ++n)
-    MOE_CHECK(owner[n] >= 0, "neuron ", n, " belongs to no expert");
+    MOE_REQUIRE(!owner[n].empty(), "neuron ", n, " belongs to no expert");
 }
 
 std::vector<std::int64_t> even_sizes(std::int64_t neurons, std::int64_t experts) {

@@ -157,9 +157,10 @@ class ExpertSource {
       return dense_.read(dense_name({layer, std::string(part)}), DType::f32);
     });
     check_partition(plan.split.partition, context.neurons, construction_.coverage());
-    MOE_CHECK(plan.split.partition.sizes() == sizes_, "the construction made experts of ",
-              join(plan.split.partition.sizes(), ", "), " neurons, not of ", join(sizes_, ", "));
-    plan.order = plan.split.partition.order();
+    MOE_CHECK(sizes_of(plan.split.partition.experts) == sizes_, "the construction made experts of ",
+              join(sizes_of(plan.split.partition.experts), ", "), " neurons, not of ",
+              join(sizes_, ", "));
+    plan.order = concatenated(plan.split.partition.experts);
     construction_seconds_ += seconds_since(start);
     return plans_.emplace(layer, std::move(plan)).first->second;
   }
@@ -278,7 +279,8 @@ SplitReport split_model(const SplitOptions& options, const SplitProgress& progre
   report.bytes = write_model(options.output, report.config, write, rows);
 
   for (std::int64_t l = 0; l < report.config.layers; ++l)
-    report.layers.push_back({experts.split_of(l).partition.sizes(), experts.split_of(l).measures});
+    report.layers.push_back(
+        {sizes_of(experts.split_of(l).partition.experts), experts.split_of(l).measures});
   report.construction_seconds = experts.construction_seconds();
   report.seconds = seconds_since(start);
   return report;

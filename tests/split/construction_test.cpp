@@ -39,7 +39,7 @@ TEST_P(EveryMethod, GivesEachNeuronToOneExpertInTheSizesAskedFor) {
     const SplitContext c = context(172, experts);
     const LayerSplit split = method->split(c, random_weights(172, 12));
     EXPECT_NO_THROW(check_partition(split.partition, 172, Coverage::exact));
-    EXPECT_EQ(split.partition.sizes(), c.sizes) << experts << " experts";
+    EXPECT_EQ(sizes_of(split.partition.experts), c.sizes) << experts << " experts";
   }
 }
 

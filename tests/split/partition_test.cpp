@@ -28,8 +28,8 @@ TEST(Partition, MoreExpertsThanNeuronsAreRefused) {
 
 TEST(Partition, OrderListsExpertsOneAfterTheOther) {
   const Partition p{{{1, 4}, {0, 2, 3}}};
-  EXPECT_THAT(p.order(), ElementsAre(1, 4, 0, 2, 3));
-  EXPECT_THAT(p.sizes(), ElementsAre(2, 3));
+  EXPECT_THAT(concatenated(p.experts), ElementsAre(1, 4, 0, 2, 3));
+  EXPECT_THAT(sizes_of(p.experts), ElementsAre(2, 3));
   EXPECT_EQ(partition_of_labels({1, 0, 1, 1, 0}, 2), p);
 }
 
