@@ -9,9 +9,18 @@
 
 namespace moe {
 
+bool ModelConfig::is_moe_layer(std::int64_t layer) const {
+  return is_moe() && !moe.expert_sizes.at(std::size_t(layer)).empty();
+}
+
 std::vector<std::int64_t> ModelConfig::layer_expert_sizes(std::int64_t layer) const {
-  if (!is_moe()) return {intermediate_size};
-  return moe.expert_sizes.at(std::size_t(layer));
+  if (!is_moe_layer(layer)) return {intermediate_size};
+  return moe.expert_sizes[std::size_t(layer)];
+}
+
+std::vector<std::int64_t> ModelConfig::layer_shared_sizes(std::int64_t layer) const {
+  if (!is_moe() || moe.shared_sizes.empty()) return {};
+  return moe.shared_sizes.at(std::size_t(layer));
 }
 
 void ModelConfig::validate() const {
@@ -37,12 +46,24 @@ void ModelConfig::validate() const {
               moe.expert_sizes.size(), " layers, the model has ", layers);
   MOE_REQUIRE(std::int64_t(moe.score_scale.size()) == layers, "score_scale names ",
               moe.score_scale.size(), " layers, the model has ", layers);
-  for (std::size_t l = 0; l < moe.expert_sizes.size(); ++l) {
-    MOE_REQUIRE(std::int64_t(moe.expert_sizes[l].size()) == moe.experts, "expert_sizes of layer ",
-                l, " names ", moe.expert_sizes[l].size(), " experts, the model has ", moe.experts);
-    for (const std::int64_t n : moe.expert_sizes[l])
+  MOE_REQUIRE(moe.shared_sizes.empty() || std::int64_t(moe.shared_sizes.size()) == layers,
+              "shared_sizes names ", moe.shared_sizes.size(), " layers, the model has ", layers);
+  MOE_REQUIRE(!moe.gate_bias || moe.gate == GateKind::linear, "only a linear gate has a bias");
+  bool experts_somewhere = false;
+  for (std::int64_t l = 0; l < layers; ++l) {
+    const auto& sizes = moe.expert_sizes[std::size_t(l)];
+    const std::vector<std::int64_t> shared = layer_shared_sizes(l);
+    MOE_REQUIRE(!sizes.empty() || shared.empty(), "layer ", l, " has shared experts but no others");
+    MOE_REQUIRE(sizes.empty() || std::int64_t(sizes.size()) == moe.experts,
+                "expert_sizes of layer ", l, " names ", sizes.size(), " experts, the model has ",
+                moe.experts);
+    experts_somewhere = experts_somewhere || !sizes.empty();
+    for (const std::int64_t n : sizes)
       MOE_REQUIRE(n > 0, "an expert of layer ", l, " has ", n, " neurons");
+    for (const std::int64_t n : shared)
+      MOE_REQUIRE(n > 0, "a shared expert of layer ", l, " has ", n, " neurons");
   }
+  MOE_REQUIRE(experts_somewhere, "no layer has experts");
 }
 
 ParameterCounts count_parameters(const ModelConfig& config) {

@@ -24,10 +24,18 @@ struct RopeScaling {
 struct MoeConfig {
   std::int64_t experts = 0;
   std::int64_t top_k = 2;
-  /// Neurons of each expert: [layers][experts]. Their sum per layer need not equal
-  /// intermediate_size (copied or dropped neurons).
+  /// Neurons of each expert: [layers][experts]; a layer that lists none is dense. Their sum per
+  /// layer need not equal intermediate_size (copied or dropped neurons).
   std::vector<std::vector<std::int64_t>> expert_sizes;
+  /// Neurons of each shared expert, which every token visits: [layers][shared experts of the
+  /// layer]; empty: no layer has any.
+  std::vector<std::vector<std::int64_t>> shared_sizes;
+  /// Shared experts are added as they are (LLaMA-MoE v2), or weighed by the softmax of a linear
+  /// gate of their own times shared_scale (LLaMA-MoE v1's residual block).
+  bool shared_gate = false;
+  double shared_scale = 1;
   GateKind gate = GateKind::mlp;
+  bool gate_bias = false;  // linear gate: logits = W x + b
   /// Noisy top-k gating in training (Shazeer et al. 2017): the checkpoint holds noise weights.
   bool gate_noise = true;
   double noise_epsilon = 1e-2;
@@ -56,14 +64,19 @@ struct ModelConfig {
   MoeConfig moe;
 
   bool is_moe() const { return moe.experts > 0; }
-  /// Neurons of expert e of a layer; a dense FFN counts as one expert.
+  /// Whether this layer has experts.
+  bool is_moe_layer(std::int64_t layer) const;
+  /// Neurons of each routed expert of a layer; a dense FFN counts as one expert.
   std::vector<std::int64_t> layer_expert_sizes(std::int64_t layer) const;
+  /// Neurons of each shared expert of a layer.
+  std::vector<std::int64_t> layer_shared_sizes(std::int64_t layer) const;
   /// Throws InputError naming the first field that cannot be.
   void validate() const;
 };
 
 /// Parameters of a model. `activated` leaves out the experts that one token does not use (k experts
-/// of average size stay) and the noise weights; embeddings and output head are both counted whole.
+/// of average size stay) and the noise weights; embeddings, output head, shared experts and dense
+/// layers are counted whole.
 /// LLaMA-MoE-3.5B (2/8): 3.493 B activated.
 struct ParameterCounts {
   std::int64_t total = 0;

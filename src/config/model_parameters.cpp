@@ -26,7 +26,7 @@ std::vector<ParameterSpec> model_parameters(const ModelConfig& c) {
     matrix(layer + "attention.v.weight", c.kv_heads * c.head_dim, h);
     matrix(layer + "attention.o.weight", h, c.heads * c.head_dim);
     norm(layer + "ffn_norm.weight");
-    if (!c.is_moe()) {
+    if (!c.is_moe_layer(l)) {
       for (const char* part : {"gate", "up", "down"})
         matrix(layer + "ffn." + part + ".weight", c.intermediate_size, h);
       continue;
@@ -34,6 +34,8 @@ std::vector<ParameterSpec> model_parameters(const ModelConfig& c) {
     const std::int64_t e = c.moe.experts;
     if (c.moe.gate == GateKind::linear) {
       matrix(layer + "router.weight", e, h);
+      if (c.moe.gate_bias)
+        list.push_back({layer + "router.bias", {e}, Placement::replicated, Initial::zeros, false});
     } else {
       matrix(layer + "router.hidden.weight", e, h);
       matrix(layer + "router.output.weight", e, e);
@@ -50,6 +52,12 @@ std::vector<ParameterSpec> model_parameters(const ModelConfig& c) {
                       Initial::normal,
                       true,
                       offsets});
+    const std::vector<std::int64_t> shared = c.layer_shared_sizes(l);
+    if (shared.empty()) continue;
+    if (c.moe.shared_gate) matrix(layer + "shared_router.weight", std::int64_t(shared.size()), h);
+    const std::int64_t neurons = std::accumulate(shared.begin(), shared.end(), std::int64_t{0});
+    for (const char* part : {"gate", "up", "down"})
+      matrix(layer + "shared." + part + ".weight", neurons, h);
   }
   norm("norm.weight");
   if (!c.tie_embeddings) matrix("head.weight", c.vocab_size, h);

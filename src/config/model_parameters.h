@@ -24,7 +24,10 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   layers.N.ffn_norm.weight [H]
 ///   layers.N.ffn.{gate,up,down}.weight [I, H]                      dense FFN
 ///   layers.N.experts.{gate,up,down}.weight [sum of sizes, H]       experts, one after the other
+///   layers.N.shared.{gate,up,down}.weight [sum of sizes, H]        shared experts
+///   layers.N.shared_router.weight [shared experts, H]              with shared_gate
 ///   layers.N.router.weight [E, H]                                  linear gate
+///   layers.N.router.bias [E]                                       with gate_bias
 ///   layers.N.router.hidden.weight [E, H], .output.weight [E, E]    mlp gate
 ///   layers.N.router.noise.weight [E, H]                            with gate_noise
 ///   norm.weight [H]
@@ -37,7 +40,7 @@ struct ParameterSpec {
   std::vector<std::int64_t> shape;
   Placement placement = Placement::replicated;
   Initial initial = Initial::normal;
-  /// AdamW's weight decay applies: all but the norms (LLaMA-MoE v1).
+  /// AdamW's weight decay applies: all but norms and biases (LLaMA-MoE v1).
   bool decay = true;
   /// For expert parameters, the first row of each expert and the total: E + 1 offsets.
   std::vector<std::int64_t> expert_offsets = {};

@@ -5,6 +5,7 @@
 
 #include "autograd/recompute.h"
 #include "comm/watchdog.h"
+#include "ops/elementwise.h"
 #include "ops/exchange.h"
 #include "ops/experts.h"
 #include "ops/permute.h"
@@ -75,6 +76,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, const ParameterStore& parameters, 
   const Counts sizes = config.layer_expert_sizes(layer);
   const auto own = sizes.begin() + parameters.first_expert();
   neuron_offsets_ = offsets_of(Counts(own, own + local_experts_));
+  if (!config.layer_shared_sizes(layer).empty()) shared_.emplace(config, parameters, layer);
 }
 
 FfnOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) const {
@@ -88,7 +90,9 @@ FfnOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) co
     for (std::size_t e = 0; e < total.size(); ++e) total[e] += sorted.counts[e];
   }
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
-  return {ops::combine(rows, routed.weights, sorted, scale_), routed.loss};
+  Variable y = ops::combine(rows, routed.weights, sorted, scale_);
+  if (shared_) y = ops::add(y, shared_->forward(x));
+  return {y, routed.loss};
 }
 
 Variable MoeLayer::run_experts(const Variable& sorted, const Counts& counts) const {

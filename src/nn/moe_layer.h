@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
+
 #include "comm/process_grid.h"
 #include "nn/router.h"
+#include "nn/shared_experts.h"
 
 namespace moe {
 
@@ -25,7 +28,8 @@ class DenseFfn {
 /// The mixture of experts of one layer, its experts spread over an expert group. Each token's row
 /// goes to the ranks that hold its k experts and back:
 ///   route -> sort by expert -> dispatch -> all-to-all -> experts -> all-to-all -> combine.
-/// Dropless. Every rank takes part in every exchange, even with no tokens.
+/// Shared experts, where the layer has them, are added to that. Dropless. Every rank takes part in
+/// every exchange, even with no tokens.
 class MoeLayer {
  public:
   MoeLayer(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer,
@@ -42,6 +46,7 @@ class MoeLayer {
   Router router_;
   Variable gate_, up_, down_;                 // this rank's experts, neuron-major
   std::vector<std::int64_t> neuron_offsets_;  // of its experts within those
+  std::optional<SharedExperts> shared_;
 };
 
 }  // namespace moe

@@ -52,6 +52,7 @@ Router::Router(const ModelConfig& config, const ParameterStore& parameters, std:
     : moe_(config.moe), layer_(layer), world_(world) {
   if (moe_.gate == GateKind::linear) {
     linear_ = parameters[layer_name(layer, "weight")];
+    if (moe_.gate_bias) bias_ = parameters[layer_name(layer, "bias")];
   } else {
     hidden_ = parameters[layer_name(layer, "hidden.weight")];
     output_ = parameters[layer_name(layer, "output.weight")];
@@ -64,6 +65,7 @@ Router::Logits Router::logits(const Variable& x, const ForwardContext& context) 
   Logits l;
   if (moe_.gate == GateKind::linear) {
     l.clean = ops::linear(x, linear_, acc);
+    if (moe_.gate_bias) l.clean = ops::add_row(l.clean, bias_);
   } else {
     l.clean = ops::linear(ops::tanh(ops::linear(x, hidden_, acc)), output_, acc);
   }

@@ -39,7 +39,7 @@ class Router {
   const MoeConfig& moe_;
   std::int64_t layer_;
   Communicator& world_;
-  Variable linear_;           // [E, H]
+  Variable linear_, bias_;    // [E, H], [E] when the model has it
   Variable hidden_, output_;  // mlp: [E, H], [E, E]
   Variable noise_;            // [E, H] when the model has it
 };

@@ -44,7 +44,7 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
                 {},
                 {},
                 {}};
-    if (config.is_moe()) {
+    if (config.is_moe_layer(l)) {
       layer.experts.emplace(config, parameters, l, grid);
     } else {
       layer.dense.emplace(parameters, l);

@@ -15,6 +15,25 @@ Variable add(const Variable& a, const Variable& b) {
   });
 }
 
+Variable add_row(const Variable& x, const Variable& row) {
+  const Tensor& xv = x.value;
+  MOE_CHECK(row.value.size() == xv.cols(), "add_row: ", join(row.value.shape()), " to ",
+            join(xv.shape()));
+  Backend& device = backend(xv.device());
+  Tensor rows = empty_like(xv), one = Tensor::empty({1, xv.cols()}, xv.dtype(), xv.device());
+  device.cast(one, row.value.view({1, xv.cols()}));
+  device.segment_broadcast(rows, one, {});
+  Tensor y = empty_like(xv);
+  device.add(y, xv, rows);
+  return record("add_row", {x, row}, y,
+                [&device, shape = row.value.shape()](std::span<const Tensor> dy) {
+                  const Tensor& g = dy[0];
+                  Tensor sum = Tensor::empty({1, g.cols()}, g.dtype(), g.device());
+                  device.segment_sum(sum, g, {});
+                  return std::vector<Tensor>{g, sum.view(shape)};
+                });
+}
+
 Variable multiply_add(const Variable& a, const Variable& b, const Tensor& c) {
   MOE_CHECK(a.value.shape() == b.value.shape() && a.value.shape() == c.shape(),
             "multiply_add: ", join(a.value.shape()), ", ", join(b.value.shape()), " and ",

@@ -7,6 +7,8 @@ namespace moe::ops {
 
 /// a + b, of one shape and type.
 Variable add(const Variable& a, const Variable& b);
+/// x[i,:] + row. x: acc[rows, cols]; row: [cols], converted to x's type where it has another.
+Variable add_row(const Variable& x, const Variable& row);
 /// a + b * c; c is a constant.
 Variable multiply_add(const Variable& a, const Variable& b, const Tensor& c);
 Variable tanh(const Variable& x);

@@ -6,6 +6,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "config/model_json.h"
 #include "core/error.h"
 #include "data/checksum.h"
 #include "train/checkpoint_files.h"

@@ -94,9 +94,4 @@ std::int64_t abandon_checkpoints_after(const std::filesystem::path& checkpoints,
 /// Removes all but the `keep` checkpoints of the highest steps. One rank calls it. Throws Error.
 void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 
-/// The architecture as JSON text, and back; throws InputError, starting with `where`, for texts
-/// that are no such thing.
-std::string model_config_to_json(const ModelConfig& config);
-ModelConfig model_config_from_json(const std::string& text, const std::string& where);
-
 }  // namespace moe

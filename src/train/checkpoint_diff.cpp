@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 
+#include "config/model_json.h"
 #include "core/error.h"
 
 namespace moe {

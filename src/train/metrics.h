@@ -24,7 +24,7 @@ struct StepMetrics {
   double step_seconds = NAN;
   std::map<std::string, double> phase_seconds;  // forward, backward, ...: parts of the step
   double flops_per_second = NAN;                // of all ranks, on activated parameters
-  std::vector<double> load_max_over_mean;       // per layer, busiest expert; 1 is balanced
+  std::vector<double> load_max_over_mean;       // per layer with experts: the busiest; 1 is balanced
   std::vector<double> router_entropy;           // per layer, nats
   std::int64_t dropped_tokens = 0;
   double exposed_comm_seconds = NAN;  // waiting for gradient reductions after backward

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "comm/watchdog.h"
+#include "config/model_json.h"
 #include "core/log.h"
 #include "hf/model_folder.h"
 #include "optim/schedule.h"
@@ -285,6 +286,7 @@ StepMetrics Trainer::metrics_of(const StepResult& r, double seconds, double rate
         total += double(n);
         most = std::max(most, double(n));
       }
+      if (total == 0) continue;  // a dense layer
       for (const std::int64_t n : load)
         if (n > 0) entropy -= double(n) / total * std::log(double(n) / total);
       m.load_max_over_mean.push_back(most * double(load.size()) / total);

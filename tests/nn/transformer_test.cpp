@@ -59,17 +59,21 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   return most;
 }
 
-/// The dense FFN's neurons given to the experts in this order; gates are zeros.
-ParameterRows split_of(const ParameterRows& dense, std::vector<std::int64_t> order) {
-  return [dense, order](const std::string& name, std::int64_t first, std::int64_t count) {
+/// The dense FFN's neurons given to the experts in this order, after the first `shared` of them to
+/// shared experts; gates are zeros.
+ParameterRows split_of(const ParameterRows& dense, std::vector<std::int64_t> order,
+                       std::int64_t shared = 0) {
+  return [=](const std::string& name, std::int64_t first, std::int64_t count) {
     if (name.find("router") != std::string::npos) return Tensor::zeros({count, 8}, DType::f32);
-    const std::size_t at = name.find("experts");
+    const bool is_shared = name.find(".shared.") != std::string::npos;
+    const std::size_t at = name.find(is_shared ? "shared" : "experts");
     if (at == std::string::npos) return dense(name, first, count);
     std::string source = name;
-    source.replace(at, 7, "ffn");
+    source.replace(at, is_shared ? 6 : 7, "ffn");
+    const std::int64_t base = is_shared ? first : shared + first;
     Tensor rows = Tensor::empty({count, 8}, DType::f32);
     for (std::int64_t i = 0; i < count; ++i)
-      rows.slice(i, 1).copy_from(dense(source, order[std::size_t(first + i)], 1));
+      rows.slice(i, 1).copy_from(dense(source, order[std::size_t(base + i)], 1));
     return rows;
   };
 }
@@ -82,6 +86,70 @@ TEST(Transformer, AllExpertsWithZeroGatesAndScaleEAreTheDenseModel) {
   std::reverse(order.begin(), order.end());
   const Model split(expert_config({5, 1, 2, 4}, 4, 4), split_of(dense, order));
   EXPECT_LT(largest_difference(split.transformer->logits(some_tokens(), {}), want), 1e-12);
+}
+
+TEST(Transformer, SharedExpertsAndDenseLayersKeepTheDenseModelToo) {
+  const ParameterRows dense = initial_weights(dense_config(), 5);
+  const Tensor want = Model(dense_config(), dense).transformer->logits(some_tokens(), {});
+  std::vector<std::int64_t> order(12);
+  std::iota(order.begin(), order.end(), 0);
+  std::reverse(order.begin(), order.end());
+  ModelConfig config = expert_config({4, 3}, 2, 2);
+  config.moe.shared_sizes.assign(2, {2, 3});
+  for (const bool gate : {false, true}) {
+    config.moe.shared_gate = gate;  // a gate of zeros weighs each of the two by a half
+    config.moe.shared_scale = gate ? 2 : 1;
+    const Model split(config, split_of(dense, order, 5));
+    EXPECT_LT(largest_difference(split.transformer->logits(some_tokens(), {}), want), 1e-12);
+  }
+  config.moe.expert_sizes[1].clear();
+  config.moe.shared_sizes[1].clear();
+  const Model half(config, split_of(dense, order, 5));
+  EXPECT_EQ(half.store["layers.1.ffn.up.weight"].value.rows(), 12);
+  EXPECT_LT(largest_difference(half.transformer->logits(some_tokens(), {}), want), 1e-12);
+}
+
+TEST(SharedExperts, GradientsMatchCentralDifferences) {
+  ModelConfig config = expert_config({4, 3}, 1, 2);
+  config.layers = 1;
+  config.moe.expert_sizes.resize(1);
+  config.moe.score_scale.resize(1);
+  config.moe.shared_sizes = {{2, 3}};
+  config.moe.shared_gate = true;
+  config.moe.shared_scale = 1.5;
+  config.moe.gate_bias = true;
+  config.moe.softmax_over_all = true;
+  const Model m(config, initial_weights(config, 9));
+  const Tensor labels = Tensor::of<std::int32_t>({2, 5}, {4, 2, 8, 5, 1, 1, 3, 18, 0, 2});
+  const auto loss = [&] {
+    return m.transformer->loss(some_tokens(), labels, 0.1, {}).total.value.data<double>()[0];
+  };
+  Tape tape;
+  tape.backward(m.transformer->loss(some_tokens(), labels, 0.1, {}).total);
+  for (const char* name : {"layers.0.shared_router.weight", "layers.0.shared.gate.weight",
+                           "layers.0.shared.down.weight", "layers.0.router.bias"}) {
+    const Variable& w = m.store[name];
+    const NoTape no_recording;
+    EXPECT_LT(test::relative_error(w.slot->grad, test::central_differences(w.value, loss)), 1e-7)
+        << name;
+  }
+}
+
+TEST(Router, BiasDecidesWhereTheLogitsDoNot) {
+  ModelConfig config = expert_config({4, 4, 4}, 1, 1);
+  config.moe.gate_bias = true;
+  const ParameterRows rows = [base = initial_weights(config, 4)](
+                                 const std::string& name, std::int64_t first, std::int64_t count) {
+    if (name.ends_with("router.weight")) return Tensor::zeros({count, 8}, DType::f32);
+    if (name.ends_with("router.bias")) return Tensor::of<float>({3}, {0, -1, 2});
+    return base(name, first, count);
+  };
+  const Model m(config, rows);
+  std::vector<RouterStatistics> statistics;
+  ForwardContext context;
+  context.statistics = &statistics;
+  (void)m.transformer->logits(some_tokens(), context);
+  EXPECT_EQ(statistics[1].tokens_per_expert, (std::vector<std::int64_t>{0, 0, 10}));
 }
 
 TEST(Transformer, DoesNotChangeWhenExpertsChangePlaces) {

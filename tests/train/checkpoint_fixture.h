@@ -14,6 +14,7 @@
 #include "comm/communicator.h"
 #include "core/error.h"
 #include "core/rng.h"
+#include "config/model_json.h"
 #include "train/checkpoint.h"
 
 namespace moe {

@@ -16,13 +16,14 @@
 namespace moe::testing {
 
 /// A small LLaMA-MoE with every feature that could go wrong between layouts: uneven experts,
-/// grouped-query heads, noisy mlp gate, all router losses, padding and unscored tokens.
+/// grouped-query heads, noisy mlp gate, shared experts with a gate of their own, a dense layer, all
+/// router losses, padding and unscored tokens.
 inline ModelConfig parity_model(bool tied = false) {
   ModelConfig c;
   c.vocab_size = 37;
   c.hidden_size = 16;
   c.intermediate_size = 22;
-  c.layers = 2;
+  c.layers = 3;
   c.heads = 4;
   c.kv_heads = 2;
   c.head_dim = 4;
@@ -30,8 +31,11 @@ inline ModelConfig parity_model(bool tied = false) {
   c.initializer_range = 0.4;
   c.moe.experts = 5;
   c.moe.top_k = 2;
-  c.moe.expert_sizes.assign(2, {5, 5, 4, 4, 4});
-  c.moe.score_scale.assign(2, 2.5);
+  c.moe.expert_sizes = {{5, 5, 4, 4, 4}, {5, 5, 4, 4, 4}, {}};
+  c.moe.shared_sizes = {{}, {3, 2}, {}};
+  c.moe.shared_gate = true;
+  c.moe.shared_scale = 1.5;
+  c.moe.score_scale.assign(3, 2.5);
   return c;
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "config/model_json.h"
+
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "train/checkpoint.h"
 
 namespace moe {
 namespace {
@@ -46,6 +47,10 @@ void fields(Config& c, F&& f) {
   f("experts", c.moe.experts);
   f("top_k", c.moe.top_k);
   f("expert_sizes", c.moe.expert_sizes);
+  f("shared_sizes", c.moe.shared_sizes);
+  f("shared_gate", c.moe.shared_gate);
+  f("shared_scale", c.moe.shared_scale);
+  f("gate_bias", c.moe.gate_bias);
   f("gate_noise", c.moe.gate_noise);
   f("noise_epsilon", c.moe.noise_epsilon);
   f("softmax_over_all", c.moe.softmax_over_all);
