@@ -164,14 +164,16 @@ int export_model(const ExportArguments& a) {
   options.tokenizer_from = tokenizer_folder(a.tokenizer, config);
 
   ModelConfig model = reader.model_config();
-  if (options.format == ModelFormat::mixtral && model.moe.gate_noise) {
-    log_warning("mixtral has no place for the gate's noise weights, which only training uses");
+  if ((options.format == ModelFormat::mixtral || options.format == ModelFormat::llama_moe_v2) &&
+      model.moe.gate_noise) {
+    log_warning("{} has no place for the gate's noise weights, which only training uses",
+                name(options.format));
     model.moe.gate_noise = false;
   }
   std::int64_t total = 0, done = 0;
   for (const ParameterSpec& p : model_parameters(model)) total += p.shape[0];
   Progress progress("exporting", total, "rows");
-  const std::int64_t bytes =
+  const WrittenModel written =
       write_model(a.output, model, options,
                   [&](const std::string& name, std::int64_t first, std::int64_t count) {
                     done += count;
@@ -179,22 +181,25 @@ int export_model(const ExportArguments& a) {
                     return reader.read("weights/" + name, first, count);
                   });
   progress.finish();
+  for (const std::string& note : written.notes) log_info("{}", note);
   if (a.json)
     print({{"output", a.output},
            {"format", name(options.format)},
            {"dtype", name(options.dtype)},
            {"step", reader.step()},
-           {"bytes", bytes}});
+           {"bytes", written.bytes},
+           {"notes", written.notes}});
   else
     fmt::print("{}: {}, {}, {}B, from step {}\n", a.output, name(options.format),
-               name(options.dtype), readable_count(double(bytes)), reader.step());
+               name(options.dtype), readable_count(double(written.bytes)), reader.step());
   return kExitOk;
 }
 
 Action define_export(CLI::App& app) {
   auto a = std::make_shared<ExportArguments>();
   app.add_option("folder", a->folder, "Checkpoint to export")->required();
-  app.add_option("--format", a->format, "llama, llama-moe or mixtral")->required();
+  app.add_option("--format", a->format, "llama, llama-moe, llama-moe-v2, mixtral or native")
+      ->required();
   app.add_option("--output", a->output, "Hugging Face folder to make")->required();
   app.add_option("--dtype", a->dtype, "f32, bf16, f16 or f64 (default: what the run computed in)");
   app.add_option("--tokenizer", a->tokenizer,

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 
+#include "config/model_json.h"
 #include "hf/hf_config.h"
 #include "hf/json_check.h"
 
@@ -130,7 +134,7 @@ void read_rope(const Fields& f, double default_theta, ModelConfig* c) {
 }
 
 void read_common(const Fields& f, ModelFormat format, ModelConfig* c) {
-  const bool mixtral = format == ModelFormat::mixtral;
+  const bool mixtral = format == ModelFormat::mixtral || format == ModelFormat::llama_moe_v2;
   c->vocab_size = f.integer("vocab_size");
   c->hidden_size = f.integer("hidden_size");
   c->intermediate_size = f.integer("intermediate_size");
@@ -173,7 +177,46 @@ std::int64_t read_expert_count(const Fields& f, const char* key, const ModelConf
   return experts;
 }
 
-void read_llama_moe(const Fields& f, ModelConfig* c) {
+/// Sizes of the experts of every layer: [layers][experts], one list for all layers, or not given:
+/// `width` in equal parts.
+std::vector<std::vector<std::int64_t>> read_sizes(const Fields& f, const char* key,
+                                                  std::size_t layers, std::size_t experts,
+                                                  const char* width_key, std::int64_t width) {
+  std::vector<std::vector<std::int64_t>> result;
+  if (!f.has(key)) {
+    MOE_REQUIRE(width % std::int64_t(experts) == 0, f.where(), "has no ", key, ", and ", width_key,
+                " ", width, " does not split evenly into ", experts);
+    result.assign(layers, std::vector<std::int64_t>(experts, width / std::int64_t(experts)));
+    return result;
+  }
+  const json& sizes = f.raw(key);
+  const bool one = sizes.is_array() && !sizes.empty() && sizes.front().is_number();
+  MOE_REQUIRE(sizes.is_array() && (one || sizes.size() == layers), f.where(), key, " must list ",
+              layers, " layers");
+  for (std::size_t l = 0; l < layers; ++l) {
+    const json& layer = one ? sizes : sizes[l];
+    MOE_REQUIRE(layer.is_array() && layer.size() == experts, f.where(), "each layer of ", key,
+                " must list ", experts, " experts");
+    auto& row = result.emplace_back();
+    for (const json& n : layer) row.push_back(f.as_integer(n, key, 1));
+  }
+  return result;
+}
+
+/// One number for all layers, or a list of one for each.
+std::vector<double> read_scales(const Fields& f, const char* key, std::size_t layers) {
+  if (!f.has(key) || !f.raw(key).is_array()) return std::vector<double>(layers, f.number(key, 1));
+  std::vector<double> scales;
+  for (const json& scale : f.raw(key)) {
+    MOE_REQUIRE(scale.is_number(), f.where(), key, " holds ", scale.dump());
+    scales.push_back(scale.get<double>());
+  }
+  MOE_REQUIRE(scales.size() == layers, f.where(), key, " lists ", scales.size(), " layers of ",
+              layers);
+  return scales;
+}
+
+void read_llama_moe(const Fields& f, ModelConfig* c, const char* width_key) {
   MoeConfig& m = c->moe;
   m.experts = read_expert_count(f, "num_experts", *c);
   m.top_k = f.integer("num_selects");
@@ -188,35 +231,32 @@ void read_llama_moe(const Fields& f, ModelConfig* c) {
   m.gate = gate == "mlp" ? GateKind::mlp : GateKind::linear;
   m.gate_noise = f.boolean("gate_add_noise", true);
   m.noise_epsilon = f.number("gate_noise_epsilon", 1e-2);
+  const auto layers = std::size_t(c->layers);
+  m.expert_sizes = read_sizes(f, "size_experts", layers, std::size_t(m.experts), width_key,
+                              f.has("size_experts") ? 0 : f.integer(width_key));
+  m.score_scale = read_scales(f, "score_scale_factor", layers);
+}
 
-  const auto layers = std::size_t(c->layers), experts = std::size_t(m.experts);
-  if (f.has("size_experts")) {
-    const json& sizes = f.raw("size_experts");
-    MOE_REQUIRE(sizes.is_array() && sizes.size() == layers, f.where(), "size_experts must list ",
-                layers, " layers");
-    for (const json& layer : sizes) {
-      MOE_REQUIRE(layer.is_array() && layer.size() == experts, f.where(),
-                  "each layer of size_experts must list ", experts, " experts");
-      auto& row = m.expert_sizes.emplace_back();
-      for (const json& n : layer) row.push_back(f.as_integer(n, "size_experts", 1));
-    }
-  } else {
-    MOE_REQUIRE(c->intermediate_size % m.experts == 0, f.where(),
-                "has no size_experts, and intermediate_size ", c->intermediate_size,
-                " does not split evenly into ", m.experts);
-    m.expert_sizes.assign(layers,
-                          std::vector<std::int64_t>(experts, c->intermediate_size / m.experts));
-  }
-  if (f.has("score_scale_factor") && f.raw("score_scale_factor").is_array()) {
-    for (const json& scale : f.raw("score_scale_factor")) {
-      MOE_REQUIRE(scale.is_number(), f.where(), "score_scale_factor holds ", scale.dump());
-      m.score_scale.push_back(scale.get<double>());
-    }
-    MOE_REQUIRE(m.score_scale.size() == layers, f.where(), "score_scale_factor lists ",
-                m.score_scale.size(), " layers of ", layers);
-  } else {
-    m.score_scale.assign(layers, f.number("score_scale_factor", 1));
-  }
+void read_llama_moe_residual(const Fields& f, ModelConfig* c) {
+  MOE_REQUIRE(!f.boolean("use_weighting", false), f.where(),
+              "use_weighting true is not supported: it mixes routed and shared experts by a gate "
+              "that LLaMA-MoE's own code cannot run either");
+  f.require_flag("gate_use_softmax_residual", true);
+  f.require_flag("multiply_gate_scores_residual", true);
+  read_llama_moe(f, c, "intermediate_size_moe");
+  MoeConfig& m = c->moe;
+  const auto layers = std::size_t(c->layers);
+  const auto shared = std::size_t(read_expert_count(f, "num_experts_residual", *c));
+  m.shared_sizes =
+      read_sizes(f, "size_experts_residual", layers, shared, "intermediate_size_residual",
+                 f.has("size_experts_residual") ? 0 : f.integer("intermediate_size_residual"));
+  m.shared_gate = true;
+  const std::vector<double> scales = read_scales(f, "score_scale_factor_residual", layers);
+  for (const double scale : scales)
+    MOE_REQUIRE(scale == scales.front(), f.where(),
+                "score_scale_factor_residual differs between layers (", scales.front(), " and ",
+                scale, "), which is not supported");
+  m.shared_scale = scales.front();
 }
 
 void read_mixtral(const Fields& f, ModelConfig* c) {
@@ -227,19 +267,96 @@ void read_mixtral(const Fields& f, ModelConfig* c) {
   m.gate_noise = false;
   m.expert_sizes.assign(std::size_t(c->layers),
                         std::vector<std::int64_t>(std::size_t(m.experts), c->intermediate_size));
-  m.score_scale.assign(std::size_t(c->layers), f.positive("scale_factor", 1));
+  m.score_scale.assign(std::size_t(c->layers), 1);
   MOE_REQUIRE(c->intermediate_size <= kMaxDimension / m.experts, f.where(),
               "intermediate_size times num_local_experts is too large");
   c->intermediate_size *= m.experts;
   if (f.has("sliding_window"))
     c->max_positions = std::min(c->max_positions, f.integer("sliding_window"));
+}
+
+constexpr std::array kLlamaMoeV2Fields = {
+    "moe_type",     "scale_factor", "num_moe_contract_layers", "intermediate_size_residual",
+    "attn_experts", "use_attn_moe", "add_rescale_bias"};
+
+/// What LLaMA-MoE v2 adds to a Mixtral.
+void read_llama_moe_v2(const Fields& f, ModelConfig* c) {
+  MoeConfig& m = c->moe;
   f.require_text("moe_type", "modulelist");
-  f.require_absent("intermediate_size_residual");
-  f.require_absent("attn_experts");
-  f.require_flag("use_attn_moe", false);
-  f.require_flag("add_rescale_bias", false);
-  MOE_REQUIRE(f.integer("num_moe_contract_layers", 0) == 0, f.where(),
-              "num_moe_contract_layers besides 0 is not supported");
+  MOE_REQUIRE(!f.boolean("use_attn_moe", false) && !f.has("attn_experts"), f.where(),
+              "use_attn_moe (LLaMA-MoE v2's experts in the attention, each with a part of the "
+              "heads) is not supported");
+  MOE_REQUIRE(!f.boolean("add_rescale_bias", false), f.where(),
+              "add_rescale_bias true (a bias in w2) is not supported: our experts have no biases");
+  m.score_scale.assign(std::size_t(c->layers), f.positive("scale_factor", 1));
+  const std::int64_t dense = f.integer("num_moe_contract_layers", 0);
+  for (std::int64_t l = 0; l < c->layers; ++l)
+    if (l < dense || l >= c->layers - dense) m.expert_sizes[std::size_t(l)].clear();
+  if (!f.has("intermediate_size_residual")) return;
+  const std::int64_t shared = f.integer("intermediate_size_residual");
+  MOE_REQUIRE(shared > 0, f.where(), "intermediate_size_residual must be positive");
+  for (const auto& sizes : m.expert_sizes)
+    m.shared_sizes.push_back(sizes.empty() ? std::vector<std::int64_t>{}
+                                           : std::vector<std::int64_t>{shared});
+  c->intermediate_size += shared;
+  MOE_REQUIRE(c->intermediate_size <= kMaxDimension, f.where(),
+              "intermediate_size_residual is too large");
+}
+
+/// Calls f for every number within a JSON value.
+template <class F>
+void for_each_number(const json& value, F&& f) {
+  if (value.is_number()) return f(value);
+  if (value.is_structured())
+    for (const json& item : value) for_each_number(item, f);
+}
+
+ModelConfig read_native(const Fields& f) {
+  const std::int64_t version = f.integer("format_version");
+  MOE_REQUIRE(version == 1, f.where(), "format_version ", version,
+              " is not known (1 is): was it written by a newer program?");
+  MOE_REQUIRE(f.has("model") && f.raw("model").is_object(), f.where(), "has no object 'model'");
+  const json& model = f.raw("model");
+  for_each_number(model, [&](const json& n) {
+    if (n.is_number_integer()) return void(f.as_integer(n, "model: a size", -1));
+    MOE_REQUIRE(std::abs(n.get<double>()) <= 1e15, f.where(), "model: ", n.dump(),
+                " is out of range");
+  });
+  ModelConfig c = model_config_from_json(model.dump(), f.where() + "model");
+  const json known = json::parse(model_config_to_json(c));
+  for (const auto& [key, value] : model.items())
+    MOE_REQUIRE(known.contains(key) && known[key] == value, f.where(), "model.", key, " ",
+                value.dump(), " is not understood");
+  MOE_REQUIRE(c.layers <= kMaxLayers && c.moe.experts <= kMaxExperts, f.where(),
+              "model: too many layers or experts");
+  MOE_REQUIRE(c.heads <= kMaxDimension / c.head_dim, f.where(),
+              "model: heads times head_dim is too large");
+  for (const auto* layers : {&c.moe.expert_sizes, &c.moe.shared_sizes})
+    for (const auto& sizes : *layers)
+      MOE_REQUIRE(std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0}) <= kMaxDimension,
+                  f.where(), "model: a layer has too many neurons");
+  return c;
+}
+
+/// Throws for a model_type that none of our formats has.
+[[noreturn]] void refuse_type(const Fields& f, const json& root, const std::string& type) {
+  std::string architecture;
+  if (root.contains("architectures") && root["architectures"].is_array() &&
+      !root["architectures"].empty() && root["architectures"][0].is_string())
+    architecture = str(" (", root["architectures"][0].get<std::string>(), ")");
+  throw InputError(str(f.where(), "model_type '", type, "'", architecture,
+                       " is not supported: llama, mixtral, llama_moe, llama_moe_residual and "
+                       "moe_native are"));
+}
+
+ModelFormat format_of(const Fields& f, const json& root, const std::string& type) {
+  if (type == "moe_native") return ModelFormat::native;
+  if (type == "llama_moe" || type == "llama_moe_residual") return ModelFormat::llama_moe;
+  if (type == "llama") return ModelFormat::llama;
+  if (type != "mixtral") refuse_type(f, root, type);
+  const bool v2 = std::any_of(kLlamaMoeV2Fields.begin(), kLlamaMoeV2Fields.end(),
+                              [&](const char* key) { return root.contains(key); });
+  return v2 ? ModelFormat::llama_moe_v2 : ModelFormat::mixtral;
 }
 
 }  // namespace
@@ -250,18 +367,19 @@ HfConfig parse_hf_config(std::string_view text, const std::string& where) {
   const Fields f(root, where + ": ");
   const std::string type = f.text("model_type");
   HfConfig result;
-  if (type == "llama_moe")
-    result.format = ModelFormat::llama_moe;
-  else if (type == "mixtral")
-    result.format = ModelFormat::mixtral;
-  else
-    MOE_REQUIRE(type == "llama", where, ": model_type '", type,
-                "' is not supported (llama, llama_moe and mixtral are)");
-  read_common(f, result.format, &result.config);
-  if (result.format == ModelFormat::llama_moe) read_llama_moe(f, &result.config);
-  if (result.format == ModelFormat::mixtral) read_mixtral(f, &result.config);
+  result.format = format_of(f, root, type);
+  if (result.format == ModelFormat::native) {
+    result.config = read_native(f);
+    return result;
+  }
+  ModelConfig* c = &result.config;
+  read_common(f, result.format, c);
+  if (type == "llama_moe") read_llama_moe(f, c, "intermediate_size");
+  if (type == "llama_moe_residual") read_llama_moe_residual(f, c);
+  if (type == "mixtral") read_mixtral(f, c);
+  if (result.format == ModelFormat::llama_moe_v2) read_llama_moe_v2(f, c);
   try {
-    result.config.validate();
+    c->validate();
   } catch (const InputError& error) {
     throw InputError(str(where, ": ", error.what()));
   }

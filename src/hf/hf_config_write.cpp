@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "config/model_json.h"
 #include "core/error.h"
 #include "hf/hf_config.h"
 
@@ -46,13 +47,38 @@ const char* torch_name(DType dtype) {
   }
 }
 
+std::int64_t sum(const std::vector<std::int64_t>& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+}
+
+const std::vector<std::int64_t>& first_expert_sizes(const ModelConfig& c) {
+  return *std::find_if(c.moe.expert_sizes.begin(), c.moe.expert_sizes.end(),
+                       [](const auto& layer) { return !layer.empty(); });
+}
+
+std::vector<std::int64_t> first_shared_sizes(const ModelConfig& c) {
+  for (const auto& layer : c.moe.shared_sizes)
+    if (!layer.empty()) return layer;
+  return {};
+}
+
 /// What the format's config calls intermediate_size.
 std::int64_t stored_intermediate_size(const ModelConfig& c, ModelFormat format) {
   if (format == ModelFormat::llama) return c.intermediate_size;
-  const auto& sizes = c.moe.expert_sizes.front();
-  return format == ModelFormat::mixtral
-             ? sizes.front()
-             : std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+  if (format == ModelFormat::llama_moe)
+    return sum(first_expert_sizes(c)) + sum(first_shared_sizes(c));
+  return first_expert_sizes(c).front();
+}
+
+struct Names {
+  const char *architecture, *type;
+};
+
+Names names_of(const ModelConfig& c, ModelFormat format) {
+  if (format == ModelFormat::llama) return {"LlamaForCausalLM", "llama"};
+  if (format != ModelFormat::llama_moe) return {"MixtralForCausalLM", "mixtral"};
+  if (first_shared_sizes(c).empty()) return {"LlamaMoEForCausalLM", "llama_moe"};
+  return {"LlamaMoEResidualForCausalLM", "llama_moe_residual"};
 }
 
 ordered_json llama_moe_json(const MoeConfig& m) {
@@ -76,24 +102,55 @@ ordered_json llama_moe_json(const MoeConfig& m) {
           {"add_weight_norm", false},
           {"drop_tokens", true},
           {"dropped_padding", "zero"},
-          {"capacity_factor", 1.25},
+          {"capacity_factor", 1.25}};
+}
+
+/// Of LlamaMoEResidualConfig beyond those of LLaMA-MoE.
+ordered_json residual_json(const ModelConfig& c) {
+  return {{"intermediate_size_moe", sum(first_expert_sizes(c))},
+          {"intermediate_size_residual", sum(first_shared_sizes(c))},
+          {"num_experts_residual", std::int64_t(first_shared_sizes(c).size())},
+          {"size_experts_residual", c.moe.shared_sizes},
+          {"gate_use_softmax_residual", true},
+          {"multiply_gate_scores_residual", true},
+          {"score_scale_factor_residual", c.moe.shared_scale},
+          {"use_weighting", false}};
+}
+
+ordered_json llama_moe_v2_json(const ModelConfig& c) {
+  const auto first = std::find_if(c.moe.expert_sizes.begin(), c.moe.expert_sizes.end(),
+                                  [](const auto& layer) { return !layer.empty(); });
+  const std::int64_t dense = first - c.moe.expert_sizes.begin();
+  const std::vector<std::int64_t> shared = first_shared_sizes(c);
+  return {{"moe_type", "modulelist"},
+          {"scale_factor", c.moe.score_scale[std::size_t(dense)]},
+          {"num_moe_contract_layers", dense},
+          {"intermediate_size_residual",
+           shared.empty() ? ordered_json(nullptr) : ordered_json(sum(shared))},
+          {"use_attn_moe", false},
+          {"add_rescale_bias", false},
           {"auto_map",
-           {{"AutoConfig", "configuration_llama_moe.LlamaMoEConfig"},
-            {"AutoModel", "modeling_llama_moe_hf.LlamaMoEModel"},
-            {"AutoModelForCausalLM", "modeling_llama_moe_hf.LlamaMoEForCausalLM"}}}};
+           {{"AutoConfig", "configuration_mixtral.MixtralConfig"},
+            {"AutoModel", "modeling_mixtral.MixtralModel"},
+            {"AutoModelForCausalLM", "modeling_mixtral.MixtralForCausalLM"}}}};
+}
+
+std::string native_json(const ModelConfig& c, DType dtype) {
+  const ordered_json j = {{"model_type", "moe_native"},
+                          {"torch_dtype", torch_name(dtype)},
+                          {"format_version", 1},
+                          {"model", ordered_json::parse(model_config_to_json(c))}};
+  return j.dump(2) + "\n";
 }
 
 }  // namespace
 
-std::string hf_config_json(const ModelConfig& c, ModelFormat format, DType dtype) {
-  const char* architecture = format == ModelFormat::llama       ? "LlamaForCausalLM"
-                             : format == ModelFormat::llama_moe ? "LlamaMoEForCausalLM"
-                                                                : "MixtralForCausalLM";
-  const char* type = format == ModelFormat::llama       ? "llama"
-                     : format == ModelFormat::llama_moe ? "llama_moe"
-                                                        : "mixtral";
-  ordered_json j = {{"architectures", {architecture}},
-                    {"model_type", type},
+std::string hf_config_json(const ModelConfig& config, ModelFormat format, DType dtype) {
+  if (format == ModelFormat::native) return native_json(config, dtype);
+  const ModelConfig c = expressed_in(config, format);
+  const Names names = names_of(c, format);
+  ordered_json j = {{"architectures", {names.architecture}},
+                    {"model_type", names.type},
                     {"vocab_size", c.vocab_size},
                     {"hidden_size", c.hidden_size},
                     {"intermediate_size", stored_intermediate_size(c, format)},
@@ -114,57 +171,29 @@ std::string hf_config_json(const ModelConfig& c, ModelFormat format, DType dtype
                     {"use_cache", true},
                     {"torch_dtype", torch_name(dtype)}};
   if (c.heads * c.head_dim != c.hidden_size) j["head_dim"] = c.head_dim;
-  if (format != ModelFormat::mixtral) {
+  if (format == ModelFormat::llama || format == ModelFormat::llama_moe) {
     j["attention_bias"] = false;
     j["pretraining_tp"] = 1;
   }
   if (format == ModelFormat::llama) j["mlp_bias"] = false;
-  if (format == ModelFormat::llama_moe) j.update(llama_moe_json(c.moe));
-  if (format == ModelFormat::mixtral) {
+  if (format == ModelFormat::llama_moe) {
+    j.update(llama_moe_json(c.moe));
+    if (first_shared_sizes(c).empty())
+      j["auto_map"] = {{"AutoConfig", "configuration_llama_moe.LlamaMoEConfig"},
+                       {"AutoModel", "modeling_llama_moe_hf.LlamaMoEModel"},
+                       {"AutoModelForCausalLM", "modeling_llama_moe_hf.LlamaMoEForCausalLM"}};
+    else
+      j.update(residual_json(c));
+  }
+  if (format == ModelFormat::mixtral || format == ModelFormat::llama_moe_v2) {
     j["num_local_experts"] = c.moe.experts;
     j["num_experts_per_tok"] = c.moe.top_k;
     j["router_aux_loss_coef"] = 0.01;
     j["output_router_logits"] = false;
     j["sliding_window"] = nullptr;
   }
+  if (format == ModelFormat::llama_moe_v2) j.update(llama_moe_v2_json(c));
   return j.dump(2) + "\n";
-}
-
-void require_representable(const ModelConfig& c, ModelFormat format) {
-  if (format == ModelFormat::llama) {
-    MOE_REQUIRE(!c.is_moe(),
-                "a model with experts cannot be written as llama: use llama-moe, or "
-                "mixtral for a linear gate");
-    return;
-  }
-  MOE_REQUIRE(c.is_moe(), "a dense model cannot be written as ", name(format), ": use llama");
-  MOE_REQUIRE(!c.moe.softmax_over_all, name(format),
-              " weighs experts by the softmax over the chosen ones: a model that takes it over all "
-              "experts cannot be written so");
-  if (format == ModelFormat::llama_moe) {
-    const std::int64_t sum = stored_intermediate_size(c, format);
-    for (std::size_t l = 0; l < c.moe.expert_sizes.size(); ++l) {
-      const auto& sizes = c.moe.expert_sizes[l];
-      MOE_REQUIRE(
-          std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0}) == sum,
-          "llama-moe needs the same number of neurons in every layer; the experts of layer ", l,
-          " differ from layer 0");
-    }
-    return;
-  }
-  MOE_REQUIRE(
-      c.moe.gate == GateKind::linear,
-      "mixtral has a linear gate, the model an mlp gate: split with --gate linear, or write "
-      "llama-moe");
-  MOE_REQUIRE(
-      !c.moe.gate_noise,
-      "mixtral has no place for the weights of the gate noise: leave the noise out, or write "
-      "llama-moe");
-  const std::int64_t size = c.moe.expert_sizes.front().front();
-  for (const auto& layer : c.moe.expert_sizes)
-    for (const std::int64_t n : layer)
-      MOE_REQUIRE(n == size, "mixtral needs experts of one size, the model has ", size, " and ", n,
-                  " neurons: write llama-moe");
 }
 
 }  // namespace moe

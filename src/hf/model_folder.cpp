@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -11,6 +12,7 @@
 
 #include "core/parallel.h"
 #include "hf/convert.h"
+#include "hf/finite.h"
 #include "hf/hf_config.h"
 #include "hf/json_check.h"
 #include "hf/name_table.h"
@@ -22,14 +24,13 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kMaxJsonBytes = 64 << 20;
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
 
 /// A piece of a parameter and where its bytes are.
 struct Source {
   StoredPiece piece;
   const std::byte* bytes = nullptr;
   DType dtype = DType::f32;
+  const SafetensorsFile* file = nullptr;
 
   bool usable_as(DType as) const {
     return dtype == as && reinterpret_cast<std::uintptr_t>(bytes) % size_of(as) == 0;
@@ -54,7 +55,9 @@ std::vector<std::unique_ptr<SafetensorsFile>> open_shards(const fs::path& folder
                 ": has neither model.safetensors nor model.safetensors.index.json",
                 fs::exists(folder / "pytorch_model.bin") ||
                         fs::exists(folder / "pytorch_model.bin.index.json")
-                    ? "; pytorch_model.bin has to be converted to safetensors first"
+                    ? "; pytorch_model.bin (a pickle, which can run code) is not read: convert it "
+                      "to safetensors once, with the command under 'Model folders' in "
+                      "docs/file_formats.md"
                     : "");
     shards.push_back(std::make_unique<SafetensorsFile>(single));
     return shards;
@@ -88,8 +91,40 @@ std::vector<std::unique_ptr<SafetensorsFile>> open_shards(const fs::path& folder
 /// Tensors that a folder may hold though the model has no parameter for them.
 bool ignorable(const std::string& tensor, const ModelConfig& config) {
   return tensor.ends_with(".rotary_emb.inv_freq") ||
-         (!config.moe.gate_noise && tensor.ends_with(".mlp.gate.weight_noise.weight")) ||
-         (config.tie_embeddings && (tensor == kHead || tensor == kEmbedding));
+         (!config.moe.gate_noise && tensor.ends_with(".gate.weight_noise.weight"));
+}
+
+/// A tied model may store its head beside the embedding, as long as they are equal.
+void require_same(const SafetensorsFile& file, const std::string& name,
+                  const SafetensorsFile& other_file, const std::string& other) {
+  const auto a = file.bytes(name), b = other_file.bytes(other);
+  bool same = file.entry(name).shape == other_file.entry(other).shape &&
+              file.entry(name).dtype == other_file.entry(other).dtype;
+  if (same)
+    same = parallel_sum(std::int64_t(a.size()), 1 << 22, [&](std::int64_t begin, std::int64_t end) {
+             return std::memcmp(a.data() + begin, b.data() + begin, std::size_t(end - begin)) != 0;
+           }) == 0;
+  MOE_REQUIRE(same, file.path().string(), ": tensor '", name, "' differs from '", other,
+              "', though tie_word_embeddings is true: remove one of them, or set it to false to "
+              "use both");
+}
+
+/// LLaMA-MoE v2's converter leaves dense layers as wide as they were, its model makes them as wide
+/// as all routed experts: the file decides which of the two it is.
+void take_dense_width(const Tensors& tensors, ModelConfig* config) {
+  if (config->is_moe_layer(0)) return;
+  for (const char* name :
+       {"model.layers.0.mlp.gate_proj.weight", "model.layers.0.block_sparse_moe.w1.weight"}) {
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) continue;
+    std::int64_t shared = 0;
+    for (const auto& layer : config->moe.shared_sizes)
+      if (!layer.empty()) shared = layer.front();
+    const Shape& shape = found->second->entry(name).shape;
+    if (!shape.empty() && shape[0] == config->intermediate_size - shared)
+      config->intermediate_size = shape[0];
+    return;
+  }
 }
 
 /// Columns [first, first + count) of a stored matrix as rows of `to`.
@@ -133,9 +168,18 @@ struct ModelFolder::State {
       for (const SafetensorsEntry& e : shard->entries())
         MOE_REQUIRE(tensors.emplace(e.name, shard.get()).second, shard->path().string(),
                     ": tensor '", e.name, "' is also in ", tensors[e.name]->path().string());
+    if (config.format == ModelFormat::llama_moe_v2) take_dense_width(tensors, &config.config);
     std::set<std::string> known;
     for (const StoredParameter& p : stored_parameters(config.config, config.format))
-      for (const StoredPiece& piece : p.pieces) known.insert(add(p, piece, tensors));
+      for (const StoredPiece& piece : p.pieces) {
+        const std::string tensor = add(p, piece, tensors);
+        known.insert(tensor);
+        const auto other = tensors.find(piece.alternative);
+        if (p.parameter != "embed.weight" || other == tensors.end() || other->first == tensor)
+          continue;
+        require_same(*other->second, other->first, *tensors.at(tensor), tensor);
+        known.insert(other->first);
+      }
     for (const auto& [name, shard] : tensors)
       MOE_REQUIRE(known.contains(name) || ignorable(name, config.config), shard->path().string(),
                   ": tensor '", name, "' has no place in a ", moe::name(config.format),
@@ -157,20 +201,33 @@ struct ModelFolder::State {
   /// Finds one tensor and checks it; returns its name.
   std::string add(const StoredParameter& p, StoredPiece piece, const Tensors& tensors) {
     auto found = tensors.find(piece.tensor);
-    if (found == tensors.end() && config.config.tie_embeddings && piece.tensor == kEmbedding)
-      found = tensors.find(kHead);
-    MOE_REQUIRE(found != tensors.end(), path.string(), ": tensor '", piece.tensor, "' is missing");
+    if (found == tensors.end()) found = tensors.find(piece.alternative);
+    MOE_REQUIRE(found != tensors.end(), path.string(), ": tensor '", piece.tensor, "' is missing",
+                p.parameter == "head.weight"
+                    ? " (if the model shares it with the embedding, config.json must say "
+                      "tie_word_embeddings true)"
+                    : "");
     const SafetensorsFile& file = *found->second;
     const SafetensorsEntry& entry = file.entry(found->first);
     MOE_REQUIRE(entry.shape == piece.shape, file.path().string(), ": tensor '", entry.name,
                 "' has shape [", join(entry.shape, ", "), "], config.json wants [",
                 join(piece.shape, ", "), "]");
+    piece.tensor = entry.name;
     Parameter& parameter = parameters[p.parameter];
     parameter.cols = p.cols;
     parameter.shape = piece.shape.size() == 1 ? Shape{p.rows} : Shape{p.rows, p.cols};
     parameter.sources.push_back({std::move(piece), file.bytes(entry.name).data(),
-                                 float_dtype_of(entry, file.path().string())});
+                                 float_dtype_of(entry, file.path().string()), &file});
     return entry.name;
+  }
+
+  void require_finite(const Parameter& parameter) const {
+    for (const Source& s : parameter.sources) {
+      const std::int64_t cols = s.piece.shape.size() == 1 ? 1 : s.piece.shape[1];
+      const std::int64_t at = first_not_finite(s.bytes, s.dtype, s.piece.shape[0] * cols);
+      MOE_REQUIRE(at < 0, s.file->path().string(), ": tensor '", s.piece.tensor,
+                  "' holds a NaN or an infinity in row ", at / cols, ", column ", at % cols);
+    }
   }
 };
 
@@ -225,6 +282,14 @@ Tensor ModelFolder::view_transposed(const std::string& name, DType as) const {
   if (p.sources.size() != 1 || !p.sources[0].piece.transposed || !p.sources[0].usable_as(as))
     return {};
   return State::wrap(state_, p.sources[0], {p.cols, p.shape[0]});
+}
+
+void ModelFolder::require_finite(const std::string& name) const {
+  state_->require_finite(state_->parameter(name));
+}
+
+void ModelFolder::require_finite() const {
+  for (const ParameterSpec& p : model_parameters(config())) require_finite(p.name);
 }
 
 }  // namespace moe

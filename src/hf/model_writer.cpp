@@ -16,6 +16,7 @@
 #include "hf/model_folder.h"
 #include "hf/name_table.h"
 #include "hf/safetensors.h"
+#include "hf/side_files.h"
 
 namespace moe {
 namespace {
@@ -23,29 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kChunkBytes = 64 << 20;
-
-constexpr std::array kTokenizerFiles = {"tokenizer.model", "tokenizer.json",
-                                        "tokenizer_config.json", "special_tokens_map.json",
-                                        "generation_config.json"};
-constexpr std::array kLlamaMoeCode = {"configuration_llama_moe.py", "modeling_llama_moe_hf.py"};
-
-void sync(const fs::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool good = file >= 0 && ::fsync(file) == 0;
-  const int reason = errno;
-  if (file >= 0) ::close(file);
-  MOE_CHECK(good, "cannot sync ", path.string(), ": ", std::strerror(reason));
-}
-
-std::int64_t write_text(const fs::path& path, std::string_view text) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  MOE_CHECK(file != nullptr, "cannot create ", path.string(), ": ", std::strerror(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file) == 0;
-  MOE_CHECK(written && closed, "cannot write ", path.string(), ": ", std::strerror(errno));
-  sync(path);
-  return std::int64_t(text.size());
-}
 
 /// A folder under a temporary name that is removed unless it is given its final one.
 class TemporaryFolder {
@@ -66,7 +44,7 @@ class TemporaryFolder {
 
   /// Takes the target's place; what stood there is removed afterwards.
   void publish() {
-    sync(path_);
+    sync_path(path_);
     const bool replace = fs::exists(target_);
     const unsigned flags = replace ? RENAME_EXCHANGE : RENAME_NOREPLACE;
     int renamed = ::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), flags);
@@ -78,7 +56,7 @@ class TemporaryFolder {
     }
     MOE_CHECK(renamed == 0, "cannot rename ", path_.string(), " to ", target_.string(), ": ",
               std::strerror(errno));
-    sync(target_.parent_path());
+    sync_path(target_.parent_path());
   }
 
  private:
@@ -216,37 +194,32 @@ std::int64_t write_weights(const fs::path& folder, const std::vector<Shard>& sha
   if (shards.size() == 1) return files;
   const nlohmann::ordered_json index = {{"metadata", {{"total_size", tensors}}},
                                         {"weight_map", map}};
-  return files + write_text(folder / "model.safetensors.index.json", index.dump(2) + "\n");
+  return files + write_synced(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-std::int64_t copy_files(const fs::path& from, const fs::path& to, ModelFormat format) {
-  std::vector<std::string_view> names(kTokenizerFiles.begin(), kTokenizerFiles.end());
-  if (format == ModelFormat::llama_moe)
-    names.insert(names.end(), kLlamaMoeCode.begin(), kLlamaMoeCode.end());
-  std::int64_t bytes = 0;
-  for (const std::string_view name : names) {
-    if (!fs::exists(from / name)) continue;
-    fs::copy_file(from / name, to / name);
-    fs::permissions(to / name, fs::perms::owner_write, fs::perm_options::add);
-    sync(to / name);
-    bytes += std::int64_t(fs::file_size(to / name));
-  }
-  return bytes;
+/// The rows of a model in a format's terms: a gate that only the format has is zero.
+ParameterRows rows_in_terms(const ModelConfig& config, const ParameterRows& rows) {
+  if (config.moe.shared_gate) return rows;
+  return [&rows, hidden = config.hidden_size](const std::string& name, std::int64_t first,
+                                              std::int64_t count) {
+    if (name.ends_with(".shared_router.weight")) return Tensor::zeros({count, hidden}, DType::f32);
+    return rows(name, first, count);
+  };
 }
 
 }  // namespace
 
-std::int64_t write_model(const fs::path& folder, const ModelConfig& config,
+WrittenModel write_model(const fs::path& folder, const ModelConfig& config,
                          const WriteOptions& options, const ParameterRows& rows) try {
   config.validate();
   require_representable(config, options.format);
-  MOE_REQUIRE(!options.tokenizer_from || fs::is_directory(*options.tokenizer_from),
-              options.tokenizer_from->string(), ": is no folder to copy a tokenizer from");
+  require_side_files(config, options);
   const fs::path plain = fs::weakly_canonical(fs::absolute(folder));
   const fs::path target = plain.has_filename() ? plain : plain.parent_path();
   require_writable(target, options.force);
 
-  const std::vector<StoredParameter> parameters = stored_parameters(config, options.format);
+  const std::vector<StoredParameter> parameters =
+      stored_parameters(expressed_in(config, options.format), options.format);
   const std::vector<Shard> shards = plan_shards(parameters, options.dtype, options.max_shard_bytes);
   TemporaryFolder temporary(target);
   std::int64_t needed = 0;
@@ -255,13 +228,13 @@ std::int64_t write_model(const fs::path& folder, const ModelConfig& config,
   MOE_CHECK(needed <= available, "writing ", target.string(), " takes ", needed,
             " bytes, the disk has ", available, " left");
 
-  std::int64_t bytes = write_weights(temporary.path(), shards, options, rows);
-  bytes += write_text(temporary.path() / "config.json",
-                      hf_config_json(config, options.format, options.dtype));
-  if (options.tokenizer_from)
-    bytes += copy_files(*options.tokenizer_from, temporary.path(), options.format);
+  WrittenModel written;
+  written.bytes = write_weights(temporary.path(), shards, options, rows_in_terms(config, rows));
+  written.bytes += write_synced(temporary.path() / "config.json",
+                                hf_config_json(config, options.format, options.dtype));
+  write_side_files(temporary.path(), config, options, &written);
   temporary.publish();
-  return bytes;
+  return written;
 } catch (const fs::filesystem_error& error) {
   throw Error(error.what());
 }

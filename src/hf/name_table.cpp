@@ -2,6 +2,7 @@
 #include "hf/name_table.h"
 
 #include <array>
+#include <functional>
 #include <string_view>
 #include <utility>
 
@@ -25,20 +26,13 @@ constexpr std::array kLayerNames = {
     Names{"attention.v.weight", "self_attn.v_proj.weight"},
     Names{"attention.o.weight", "self_attn.o_proj.weight"},
     Names{"ffn_norm.weight", "post_attention_layernorm.weight"},
-    Names{"ffn.gate.weight", "mlp.gate_proj.weight"},
-    Names{"ffn.up.weight", "mlp.up_proj.weight"},
-    Names{"ffn.down.weight", "mlp.down_proj.weight"},
 };
 
 constexpr std::array kLlamaMoeRouterNames = {
-    Names{"router.weight", "mlp.gate.gate_network.weight"},
-    Names{"router.hidden.weight", "mlp.gate.gate_network.0.weight"},
-    Names{"router.output.weight", "mlp.gate.gate_network.2.weight"},
-    Names{"router.noise.weight", "mlp.gate.weight_noise.weight"},
-};
-
-constexpr std::array kMixtralRouterNames = {
-    Names{"router.weight", "block_sparse_moe.gate.weight"},
+    Names{"router.weight", "gate.gate_network.weight"},
+    Names{"router.hidden.weight", "gate.gate_network.0.weight"},
+    Names{"router.output.weight", "gate.gate_network.2.weight"},
+    Names{"router.noise.weight", "gate.weight_noise.weight"},
 };
 
 template <class Table>
@@ -48,57 +42,134 @@ std::string lookup(const Table& table, std::string_view ours) {
   return {};
 }
 
-std::string expert_tensor(ModelFormat format, std::string_view part, std::size_t expert) {
-  if (format == ModelFormat::llama_moe)
-    return str("mlp.calculator.experts.weight_", part, ".", expert);
-  const char* matrix = part == "gate" ? "w1" : part == "up" ? "w3" : "w2";
-  return str("block_sparse_moe.experts.", expert, ".", matrix, ".weight");
+bool is_mixtral(ModelFormat format) {
+  return format == ModelFormat::mixtral || format == ModelFormat::llama_moe_v2;
 }
+
+/// What Mixtral calls gate, up and down.
+std::string mixtral_matrix(std::string_view part) {
+  return part == "gate" ? "w1.weight" : part == "up" ? "w3.weight" : "w2.weight";
+}
+
+/// Names one parameter of one model.
+class Namer {
+ public:
+  Namer(const ModelConfig& config, ModelFormat format, const ParameterSpec& spec)
+      : config_(config),
+        format_(format),
+        spec_(spec),
+        stored_{spec.name, spec.shape[0], spec.shape.size() > 1 ? spec.shape[1] : 1, {}} {}
+
+  StoredParameter named() && {
+    if (format_ == ModelFormat::native)
+      whole(spec_.name, false);
+    else if (spec_.name.starts_with("layers."))
+      layer();
+    else
+      whole(lookup(kModelNames, spec_.name), false);
+    if (spec_.name == "embed.weight" && config_.tie_embeddings)
+      stored_.pieces.back().alternative =
+          format_ == ModelFormat::native ? "head.weight" : lookup(kModelNames, "head.weight");
+    return std::move(stored_);
+  }
+
+ private:
+  void layer() {
+    const std::string& name = spec_.name;
+    const std::size_t dot = name.find('.', 7);
+    layer_ = std::stoll(name.substr(7, dot - 7));
+    prefix_ = name.substr(0, dot + 1).insert(0, "model.");
+    const std::string_view ours = std::string_view(name).substr(dot + 1);
+    const std::size_t block_end = ours.find('.');
+    const std::string_view block = ours.substr(0, block_end);
+    const std::string_view part =
+        ours.substr(block_end + 1, ours.find('.', block_end + 1) - block_end - 1);
+    if (block == "ffn") return dense(part);
+    if (block == "experts") return experts(part);
+    if (block == "shared") return shared(part);
+    whole(prefixed(block == "router"          ? router(ours)
+                   : block == "shared_router" ? shared_router()
+                                              : lookup(kLayerNames, ours)),
+          false);
+  }
+
+  bool has_shared() const { return !config_.layer_shared_sizes(layer_).empty(); }
+  std::string llama_moe_block() const { return has_shared() ? "mlp.moe_layer." : "mlp."; }
+
+  void dense(std::string_view part) {
+    const std::string llama = str("mlp.", part, "_proj.weight");
+    if (format_ == ModelFormat::llama) return whole(prefixed(llama), part == "down");
+    if (format_ != ModelFormat::llama_moe_v2) return whole("", false);
+    whole(prefixed("block_sparse_moe." + mixtral_matrix(part)), part == "down");
+    stored_.pieces.back().alternative = prefixed(llama);
+  }
+
+  void experts(std::string_view part) {
+    const bool scaled = part == "down" && format_ == ModelFormat::mixtral;
+    each(part, config_.layer_expert_sizes(layer_),
+         scaled ? config_.moe.score_scale.at(std::size_t(layer_)) : 1.0, [&](std::size_t e) {
+           return is_mixtral(format_)
+                      ? str("block_sparse_moe.experts.", e, ".", mixtral_matrix(part))
+                      : str(llama_moe_block(), "calculator.experts.weight_", part, ".", e);
+         });
+  }
+
+  void shared(std::string_view part) {
+    if (format_ == ModelFormat::llama_moe_v2)
+      return whole(prefixed("mlp_residual." + mixtral_matrix(part)), part == "down");
+    if (format_ != ModelFormat::llama_moe) return whole("", false);
+    each(part, config_.layer_shared_sizes(layer_), 1, [&](std::size_t e) {
+      return str("mlp.residual_block.calculator.experts.weight_", part, ".", e);
+    });
+  }
+
+  std::string router(std::string_view ours) const {
+    if (is_mixtral(format_)) return ours == "router.weight" ? "block_sparse_moe.gate.weight" : "";
+    const std::string theirs = lookup(kLlamaMoeRouterNames, ours);
+    return theirs.empty() ? theirs : llama_moe_block() + theirs;
+  }
+
+  std::string shared_router() const {
+    return format_ == ModelFormat::llama_moe ? "mlp.residual_block.gate.gate_network.weight" : "";
+  }
+
+  std::string prefixed(const std::string& theirs) const {
+    return theirs.empty() ? theirs : prefix_ + theirs;
+  }
+
+  void whole(std::string tensor, bool transposed) {
+    MOE_CHECK(!tensor.empty(), "parameter ", spec_.name, " has no name in format ", name(format_));
+    Shape shape = spec_.shape;
+    if (transposed) std::swap(shape.at(0), shape.at(1));
+    stored_.pieces.push_back({std::move(tensor), std::move(shape), 0, stored_.rows, transposed});
+  }
+
+  /// One tensor for each expert.
+  void each(std::string_view part, const std::vector<std::int64_t>& sizes, double scale,
+            const std::function<std::string(std::size_t)>& tensor) {
+    const bool down = part == "down";
+    std::int64_t first = 0;
+    for (std::size_t e = 0; e < sizes.size(); first += sizes[e++])
+      stored_.pieces.push_back(
+          {prefix_ + tensor(e),
+           down ? Shape{stored_.cols, sizes[e]} : Shape{sizes[e], stored_.cols}, first, sizes[e],
+           down, scale});
+  }
+
+  const ModelConfig& config_;
+  ModelFormat format_;
+  const ParameterSpec& spec_;
+  StoredParameter stored_;
+  std::int64_t layer_ = 0;
+  std::string prefix_;  // "model.layers.N."
+};
 
 }  // namespace
 
 std::vector<StoredParameter> stored_parameters(const ModelConfig& config, ModelFormat format) {
   std::vector<StoredParameter> list;
-  for (const ParameterSpec& spec : model_parameters(config)) {
-    StoredParameter stored{spec.name, spec.shape[0], spec.shape.size() > 1 ? spec.shape[1] : 1, {}};
-    const auto whole = [&](std::string tensor, bool transposed) {
-      MOE_CHECK(!tensor.empty(), "parameter ", spec.name, " has no name in format ", name(format));
-      Shape shape = spec.shape;
-      if (transposed) std::swap(shape.at(0), shape.at(1));
-      stored.pieces.push_back({std::move(tensor), std::move(shape), 0, stored.rows, transposed});
-    };
-
-    if (!spec.name.starts_with("layers.")) {
-      whole(lookup(kModelNames, spec.name), false);
-      list.push_back(std::move(stored));
-      continue;
-    }
-    const std::size_t dot = spec.name.find('.', 7);
-    const std::size_t layer = std::stoul(spec.name.substr(7, dot - 7));
-    const std::string prefix = str("model.layers.", layer, ".");
-    const std::string_view ours = std::string_view(spec.name).substr(dot + 1);
-    if (spec.placement == Placement::expert) {
-      const std::string_view part = ours.substr(8, ours.find('.', 8) - 8);  // experts.PART.weight
-      const bool down = part == "down";
-      for (std::size_t e = 0; e + 1 < spec.expert_offsets.size(); ++e) {
-        const std::int64_t first = spec.expert_offsets[e];
-        const std::int64_t rows = spec.expert_offsets[e + 1] - first;
-        stored.pieces.push_back(
-            {prefix + expert_tensor(format, part, e),
-             down ? Shape{stored.cols, rows} : Shape{rows, stored.cols}, first, rows, down,
-             down && format == ModelFormat::mixtral ? config.moe.score_scale.at(layer) : 1.0});
-      }
-    } else if (ours.starts_with("router.")) {
-      const std::string theirs = format == ModelFormat::mixtral
-                                     ? lookup(kMixtralRouterNames, ours)
-                                     : lookup(kLlamaMoeRouterNames, ours);
-      whole(theirs.empty() ? theirs : prefix + theirs, false);
-    } else {
-      const std::string theirs = lookup(kLayerNames, ours);
-      whole(theirs.empty() ? theirs : prefix + theirs, ours == "ffn.down.weight");
-    }
-    list.push_back(std::move(stored));
-  }
+  for (const ParameterSpec& spec : model_parameters(config))
+    list.push_back(Namer(config, format, spec).named());
   return list;
 }
 

@@ -17,7 +17,8 @@ struct StoredPiece {
   Shape shape;  // as stored: [rows, cols], [cols, rows] when transposed, or [rows] for a norm
   std::int64_t first_row = 0, rows = 0;
   bool transposed = false;
-  double scale = 1;  // the parameter's rows times this are what a written folder stores
+  double scale = 1;              // the parameter's rows times this are what a written folder stores
+  std::string alternative = {};  // another name that folders written elsewhere may use
 };
 
 /// Where a folder keeps a parameter: pieces in the order of their rows, covering all of them.
@@ -27,8 +28,9 @@ struct StoredParameter {
   std::vector<StoredPiece> pieces;
 };
 
-/// The tensors of a model in a format, in the order of the forward pass. With tied embeddings,
-/// embed.weight is model.embed_tokens.weight (a folder may store it as lm_head.weight instead).
+/// The tensors of a model in a format, in the order of the forward pass; the model must be in the
+/// format's terms (expressed_in). Alternatives: the head for a tied embedding, and mlp.*_proj for
+/// LLaMA-MoE v2's dense layers, whose converter leaves the names that its model does not read.
 std::vector<StoredParameter> stored_parameters(const ModelConfig& config, ModelFormat format);
 
 }  // namespace moe

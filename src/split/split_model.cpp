@@ -276,7 +276,7 @@ SplitReport split_model(const SplitOptions& options, const SplitProgress& progre
     const auto part = expert_part(name);
     return part ? counted(experts.transposed_rows(*part, first, count)) : Tensor();
   };
-  report.bytes = write_model(options.output, report.config, write, rows);
+  report.bytes = write_model(options.output, report.config, write, rows).bytes;
 
   for (std::int64_t l = 0; l < report.config.layers; ++l)
     report.layers.push_back(

@@ -135,7 +135,18 @@ TEST(HfConfig, ReadsPublishedMixtralsAndRefusesOtherFamiliesByName) {
   const ModelConfig v2 = read("llamamoe2").config;
   EXPECT_THAT(v2.moe.score_scale, Each(4.0));
   EXPECT_EQ(v2.max_positions, 4096);  // its sliding window
-  EXPECT_THAT(input_error_of([&] { read("llamamoe2s"); }), HasSubstr("intermediate_size_residual"));
+  const ModelConfig v2s = read("llamamoe2s").config;
+  EXPECT_EQ(read("llamamoe2").format, ModelFormat::llama_moe_v2);
+  EXPECT_EQ(read("llamamoe2s").format, ModelFormat::llama_moe_v2);
+  EXPECT_EQ(read("mixtral").format, ModelFormat::mixtral);
+  EXPECT_THAT(v2s.moe.expert_sizes, Each(ElementsAre(1792, 1792, 1792, 1792, 1792, 1792, 1792)));
+  EXPECT_THAT(v2s.moe.shared_sizes, Each(ElementsAre(1792)));
+  EXPECT_FALSE(v2s.moe.shared_gate);
+  EXPECT_EQ(v2s.moe.top_k, 1);
+  EXPECT_EQ(v2s.intermediate_size, 14336);
+  EXPECT_THAT(input_error_of([&] { read("qwen2"); }),
+              AllOf(HasSubstr("'qwen2_moe'"), HasSubstr("(Qwen2MoeForCausalLM)"),
+                    HasSubstr("llama"), HasSubstr("mixtral"), HasSubstr("moe_native")));
   for (const char* name : {"deepseek", "deepseek2", "olmoe", "qwen2", "qwen3"})
     EXPECT_THAT(input_error_of([&] { read(name); }), HasSubstr("model_type")) << name;
 }
@@ -216,7 +227,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"ScalesOfOneLayer", kLlamaMoe, R"(,"score_scale_factor":[1])",
                   "score_scale_factor"},
         BadConfig{"ManyExperts", kMixtral, R"(,"x":0,"num_experts_per_tok":9)", "top_k"},
-        BadConfig{"Residual", kMixtral, R"(,"intermediate_size_residual":12)",
+        BadConfig{"ResidualOfNothing", kMixtral, R"(,"intermediate_size_residual":0)",
                   "intermediate_size_residual"}),
     [](const auto& row) { return row.param.what; });
 
@@ -332,8 +343,7 @@ TEST(RequireRepresentable, SaysWhatToDo) {
 }
 
 TEST(ModelFormatNames, AreThoseOfTheCommandLine) {
-  for (const ModelFormat f : {ModelFormat::llama, ModelFormat::llama_moe, ModelFormat::mixtral})
-    EXPECT_EQ(model_format_named(name(f)), f);
+  for (const ModelFormat f : kModelFormats) EXPECT_EQ(model_format_named(name(f)), f);
   EXPECT_THAT(input_error_of([] { model_format_named("gguf"); }), HasSubstr("'gguf'"));
 }
 

@@ -245,7 +245,7 @@ TEST(ModelFolder, SaysWhatAFolderLacks) {
   fs::copy_file(fixture("llama") / "config.json", folder / "config.json");
   EXPECT_THAT(message(folder.path()), HasSubstr("neither model.safetensors"));
   write_file(folder / "pytorch_model.bin", "x");
-  EXPECT_THAT(message(folder.path()), HasSubstr("converted to safetensors"));
+  EXPECT_THAT(message(folder.path()), HasSubstr("docs/file_formats.md"));
 }
 
 class BrokenIndex : public ::testing::Test {

@@ -52,7 +52,7 @@ TEST_P(EveryFormat, ReadsBackWhatWasWrittenAndWritesTheSameFilesAgain) {
     options.dtype = dtype;
     options.force = true;
     std::int64_t size = 0;
-    const std::int64_t bytes = write_model(first, config, options, model.rows());
+    const std::int64_t bytes = write_model(first, config, options, model.rows()).bytes;
     for (const auto& item : fs::directory_iterator(first)) size += std::int64_t(item.file_size());
     EXPECT_EQ(bytes, size);
 
@@ -255,7 +255,7 @@ class WriteModelOver : public ::testing::Test {
   std::int64_t write(bool force, const ParameterRows& rows) {
     WriteOptions options;
     options.force = force;
-    return write_model(target_, config_, options, rows);
+    return write_model(target_, config_, options, rows).bytes;
   }
   std::string refusal(bool force) {
     return input_error_of([&] { write(force, model_.rows()); });

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "hf/dense.h"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+
+#include "core/error.h"
+
+namespace moe {
+namespace {
+
+std::int64_t sum(const std::vector<std::int64_t>& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+}
+
+/// Where each neuron of the dense layer lies among the rows of its experts, routed ones first.
+using Places = std::vector<std::int64_t>;
+
+Places places_of(const ModelConfig& moe, std::int64_t layer, const std::vector<std::int64_t>& ids) {
+  const std::int64_t routed = sum(moe.layer_expert_sizes(layer));
+  const std::int64_t shared = sum(moe.layer_shared_sizes(layer));
+  const std::int64_t width = moe.intermediate_size;
+  if (ids.empty()) {
+    MOE_REQUIRE(routed + shared == width, "the experts of layer ", layer, " have ", routed + shared,
+                " neurons, the dense model ", width,
+                ": without the ids of their neurons no dense model can be made of them");
+    Places places(std::size_t(width), 0);
+    std::iota(places.begin(), places.begin() + shared, routed);
+    std::iota(places.begin() + shared, places.end(), 0);
+    return places;
+  }
+  MOE_REQUIRE(std::int64_t(ids.size()) == routed + shared, "layer ", layer, " has ", ids.size(),
+              " neuron ids, its experts ", routed + shared, " neurons");
+  Places places(std::size_t(width), -1);
+  for (std::size_t row = 0; row < ids.size(); ++row) {
+    const std::int64_t id = ids[row];
+    MOE_REQUIRE(id >= 0 && id < width, "neuron id ", id, " of layer ", layer,
+                " is none of the dense model's ", width, " neurons");
+    std::int64_t& place = places[std::size_t(id)];
+    MOE_REQUIRE(place < 0, "neuron ", id, " of layer ", layer,
+                " is in the experts twice: copied neurons have no place in a dense model");
+    place = std::int64_t(row);
+  }
+  const auto missing = std::find(places.begin(), places.end(), -1);
+  MOE_REQUIRE(missing == places.end(), "neuron ", missing - places.begin(), " of layer ", layer,
+              " is in no expert: the dense model cannot be made again");
+  return places;
+}
+
+/// "layers.N.ffn.PART.weight" of a layer with experts.
+struct FfnName {
+  std::int64_t layer;
+  std::string prefix, part;  // "layers.N.", ".PART.weight"
+};
+
+std::optional<FfnName> ffn_name(const ModelConfig& moe, const std::string& name) {
+  const std::size_t at = name.find(".ffn.");
+  if (!name.starts_with("layers.") || at == std::string::npos) return std::nullopt;
+  const std::int64_t layer = std::stoll(name.substr(7, at - 7));
+  if (!moe.is_moe_layer(layer)) return std::nullopt;
+  return FfnName{layer, name.substr(0, at + 1), name.substr(at + 4)};
+}
+
+class DenseSource {
+ public:
+  DenseSource(const ModelConfig& moe, ParameterRows rows, const NeuronOrder& order)
+      : moe_(moe), rows_(std::move(rows)) {
+    MOE_REQUIRE(order.empty() || std::int64_t(order.size()) == moe.layers, "neuron ids of ",
+                order.size(), " layers were given for a model of ", moe.layers);
+    for (std::int64_t l = 0; l < moe.layers; ++l) {
+      const auto& ids = order.empty() ? std::vector<std::int64_t>{} : order[std::size_t(l)];
+      MOE_REQUIRE(ids.empty() || moe.is_moe_layer(l), "layer ", l,
+                  " is dense, but neuron ids were given for it");
+      places_.push_back(moe.is_moe_layer(l) ? places_of(moe, l, ids) : Places{});
+    }
+  }
+
+  Tensor rows(const std::string& name, std::int64_t first, std::int64_t count) {
+    const auto ffn = ffn_name(moe_, name);
+    if (!ffn) return rows_(name, first, count);
+    const Tensor& all = experts(*ffn, name);
+    const Places& places = places_[std::size_t(ffn->layer)];
+    const Tensor result = Tensor::empty({count, all.cols()}, all.dtype());
+    const std::size_t row = std::size_t(all.cols()) * size_of(all.dtype());
+    for (std::int64_t r = 0; r < count; ++r)
+      std::memcpy(result.bytes() + std::size_t(r) * row,
+                  all.bytes() + std::size_t(places[std::size_t(first + r)]) * row, row);
+    return result;
+  }
+
+ private:
+  /// All rows of a layer's experts: asked for in any order, they are needed from everywhere.
+  const Tensor& experts(const FfnName& ffn, const std::string& name) {
+    if (name == cached_) return all_;
+    cached_ = {};
+    const std::int64_t routed = sum(moe_.layer_expert_sizes(ffn.layer));
+    const std::int64_t shared = sum(moe_.layer_shared_sizes(ffn.layer));
+    all_ = rows_(ffn.prefix + "experts" + ffn.part, 0, routed);
+    if (shared > 0) {
+      const Tensor both = Tensor::empty({routed + shared, all_.cols()}, all_.dtype());
+      both.slice(0, routed).copy_from(all_);
+      both.slice(routed, shared).copy_from(rows_(ffn.prefix + "shared" + ffn.part, 0, shared));
+      all_ = both;
+    }
+    cached_ = name;
+    return all_;
+  }
+
+  ModelConfig moe_;
+  ParameterRows rows_;
+  std::vector<Places> places_;
+  std::string cached_;
+  Tensor all_;
+};
+
+}  // namespace
+
+ModelConfig dense_config_of(const ModelConfig& moe) {
+  MOE_REQUIRE(moe.is_moe(), "the model is dense already");
+  ModelConfig dense = moe;
+  dense.moe = {};
+  return dense;
+}
+
+ParameterRows dense_rows(const ModelConfig& moe, const ParameterRows& rows,
+                         const NeuronOrder& order) {
+  const auto source = std::make_shared<DenseSource>(moe, rows, order);
+  return [source](const std::string& name, std::int64_t first, std::int64_t count) {
+    return source->rows(name, first, count);
+  };
+}
+
+}  // namespace moe

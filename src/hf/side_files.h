@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include "config/model_config.h"
+#include "hf/model_folder.h"
+
+namespace moe {
+
+/// Writes a text file and syncs it; returns its size. Throws Error when the system cannot.
+std::int64_t write_synced(const std::filesystem::path& path, std::string_view text);
+/// Syncs a file or folder.
+void sync_path(const std::filesystem::path& path);
+
+/// Throws InputError when a folder that WriteOptions names is none, or lacks the Python files that
+/// it is named for.
+void require_side_files(const ModelConfig& config, const WriteOptions& options);
+
+/// Puts the tokenizer, generation_config.json and the format's Python files into a folder, and adds
+/// their bytes and what is missing to `written`.
+void write_side_files(const std::filesystem::path& folder, const ModelConfig& config,
+                      const WriteOptions& options, WrittenModel* written);
+
+}  // namespace moe
