@@ -21,30 +21,33 @@ constexpr std::int64_t kColGrain = 512;  // columns per parallel chunk
 constexpr int kMaxIterations = 100;
 constexpr double kTolerance = 1e-4;
 
-/// Cluster means as f32 values held in f64, [blocks][d][kBlock]: eight clusters side by side, the
+/// Cluster centres as f32 values held in f64, [blocks][d][kBlock]: eight clusters side by side, the
 /// last block padded with zeros. A product of two such values is exact in f64, so a sum of them has
 /// the same bits with and without fused multiply-add.
-class Means {
+class Centres {
  public:
   static constexpr std::int64_t kBlock = 8;
 
-  Means(std::int64_t clusters, std::int64_t dims)
+  Centres(std::int64_t clusters, std::int64_t dims, ClusterMetric metric)
       : clusters_(clusters),
         dims_(dims),
+        metric_(metric),
         values_(std::size_t((clusters + kBlock - 1) / kBlock * kBlock * dims), 0.0),
-        squares_(std::size_t(clusters), 0.0) {}
+        squares_(std::size_t(clusters), 0.0),
+        gains_(std::size_t(clusters), 0.0) {}
 
   std::int64_t clusters() const { return clusters_; }
   double square(std::int64_t c) const { return squares_[std::size_t(c)]; }
+  /// What the points' own squared lengths exceed the inertia by.
   double explained(const std::vector<std::int64_t>& sizes) const {
     double sum = 0;
-    for (std::int64_t c = 0; c < clusters_; ++c) sum += double(sizes[std::size_t(c)]) * square(c);
+    for (std::size_t c = 0; c < gains_.size(); ++c) sum += double(sizes[c]) * gains_[c];
     return sum;
   }
 
   void set_to_point(std::int64_t c, const float* point) {
     for (std::int64_t d = 0; d < dims_; ++d) at(c, d) = double(point[d]);
-    update_square(c);
+    finish(c);
   }
 
   /// The mean of each cluster's points.
@@ -65,10 +68,10 @@ class Means {
           at(c, d) = double(float(sums[std::size_t(c * (end - begin) + d - begin)] /
                                   double(counts[std::size_t(c)])));
     });
-    for (std::int64_t c = 0; c < clusters_; ++c) update_square(c);
+    for (std::int64_t c = 0; c < clusters_; ++c) finish(c);
   }
 
-  /// products[i * kBlock + j] = <row i, mean 8 * block + j> for two rows.
+  /// products[i * kBlock + j] = <row i, centre 8 * block + j> for two rows.
   void dot_pair(const float* row0, const float* row1, std::int64_t block, double* products) const {
     const double* m = values_.data() + block * dims_ * kBlock;
     double sum0[kBlock] = {}, sum1[kBlock] = {};
@@ -87,14 +90,22 @@ class Means {
   double& at(std::int64_t c, std::int64_t d) {
     return values_[std::size_t((c / kBlock * dims_ + d) * kBlock + c % kBlock)];
   }
-  void update_square(std::int64_t c) {
+  /// Turns a mean into the centre. A mean of zero has no direction: its points' cosine is 0.
+  void finish(std::int64_t c) {
     double sum = 0;
     for (std::int64_t d = 0; d < dims_; ++d) sum += at(c, d) * at(c, d);
-    squares_[std::size_t(c)] = sum;
+    squares_[std::size_t(c)] = gains_[std::size_t(c)] = sum;
+    if (metric_ == ClusterMetric::l2) return;
+    const double length = std::sqrt(sum);
+    squares_[std::size_t(c)] = 1;
+    gains_[std::size_t(c)] = length;
+    if (length == 0) return;
+    for (std::int64_t d = 0; d < dims_; ++d) at(c, d) = double(float(at(c, d) / length));
   }
 
   std::int64_t clusters_, dims_;
-  std::vector<double> values_, squares_;
+  ClusterMetric metric_;
+  std::vector<double> values_, squares_, gains_;
 };
 
 std::vector<double> squared_norms(const Tensor& points) {
@@ -111,40 +122,40 @@ std::vector<double> squared_norms(const Tensor& points) {
   return norms;
 }
 
-/// distances[i, c] = |x_i - mean_c|^2, never negative.
+/// distances[i, c] = |x_i - centre_c|^2, never negative; between unit vectors 2 (1 - cosine).
 void squared_distances(std::vector<double>& distances, const Tensor& points,
-                       const std::vector<double>& norms, const Means& means) {
-  const std::int64_t n = points.rows(), d = points.cols(), clusters = means.clusters();
+                       const std::vector<double>& norms, const Centres& centres) {
+  const std::int64_t n = points.rows(), d = points.cols(), clusters = centres.clusters();
   distances.resize(std::size_t(n * clusters));
   parallel_for(n, kRowGrain, [&](std::int64_t begin, std::int64_t end) {
-    double products[2 * Means::kBlock];
-    for (std::int64_t first = 0; first < clusters; first += Means::kBlock)
+    double products[2 * Centres::kBlock];
+    for (std::int64_t first = 0; first < clusters; first += Centres::kBlock)
       for (std::int64_t i = begin; i < end; i += 2) {
         const std::int64_t other = std::min(i + 1, end - 1);
-        means.dot_pair(points.data<float>() + i * d, points.data<float>() + other * d,
-                       first / Means::kBlock, products);
+        centres.dot_pair(points.data<float>() + i * d, points.data<float>() + other * d,
+                         first / Centres::kBlock, products);
         for (std::int64_t row = i; row <= other; ++row)
-          for (std::int64_t c = first; c < std::min(first + Means::kBlock, clusters); ++c)
+          for (std::int64_t c = first; c < std::min(first + Centres::kBlock, clusters); ++c)
             distances[std::size_t(row * clusters + c)] =
-                std::max(0.0, norms[std::size_t(row)] + means.square(c) -
-                                  2 * products[(row - i) * Means::kBlock + c - first]);
+                std::max(0.0, norms[std::size_t(row)] + centres.square(c) -
+                                  2 * products[(row - i) * Centres::kBlock + c - first]);
       }
   });
 }
 
 /// The first seed is any point; each further one is drawn with a chance proportional to its squared
 /// distance from the seeds so far.
-Means kmeanspp_seeds(const Tensor& points, const std::vector<double>& norms, std::int64_t clusters,
-                     const Philox& random) {
+Centres kmeanspp_seeds(const Tensor& points, const std::vector<double>& norms,
+                       std::int64_t clusters, ClusterMetric metric, const Philox& random) {
   const std::int64_t n = points.rows(), d = points.cols();
-  Means seeds(clusters, d);
+  Centres seeds(clusters, d, metric);
   std::vector<double> nearest(std::size_t(n), std::numeric_limits<double>::infinity()), distance;
   std::int64_t chosen = std::int64_t(random.below(0, std::uint64_t(n)));
   for (std::int64_t c = 0;; ++c) {
     const float* seed = points.data<float>() + chosen * d;
     seeds.set_to_point(c, seed);
     if (c + 1 == clusters) return seeds;
-    Means last(1, d);
+    Centres last(1, d, metric);
     last.set_to_point(0, seed);
     squared_distances(distance, points, norms, last);
     double total = 0;
@@ -206,11 +217,15 @@ void rename_clusters(std::vector<std::int32_t>& labels, std::vector<std::int64_t
   for (std::int32_t& label : labels) label = new_name[std::size_t(label)];
 }
 
-double nearest_sum(const std::vector<double>& distances, std::int64_t clusters) {
+/// What the inertia of points with a summed squared length of `total` would be without balance.
+double nearest_inertia(const std::vector<double>& distances, std::int64_t clusters, double total,
+                       ClusterMetric metric) {
   double sum = 0;
   for (auto row = distances.begin(); row != distances.end(); row += clusters)
     sum += *std::min_element(row, row + clusters);
-  return sum;
+  if (metric == ClusterMetric::l2) return sum;
+  const double points = double(distances.size()) / double(clusters);
+  return (sum + total - points) / 2;  // a distance is |x|^2 + 1 - 2 cosine, |x| 1 or 0
 }
 
 }  // namespace
@@ -228,19 +243,20 @@ void normalise_rows(Tensor& points) {
   });
 }
 
-double inertia(const Tensor& points, const std::vector<std::int32_t>& labels,
-               std::int64_t clusters) {
-  Means means(clusters, points.cols());
-  means.set_to_means(points, labels);
+double inertia(const Tensor& points, const std::vector<std::int32_t>& labels, std::int64_t clusters,
+               ClusterMetric metric) {
+  Centres centres(clusters, points.cols(), metric);
+  centres.set_to_means(points, labels);
   std::vector<std::int64_t> sizes(std::size_t(clusters), 0);
   for (const std::int32_t c : labels) ++sizes[std::size_t(c)];
   double total = 0;
   for (const double norm : squared_norms(points)) total += norm;
-  return total - means.explained(sizes);
+  return total - centres.explained(sizes);
 }
 
 Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>& sizes,
-                           std::uint64_t seed, std::uint64_t stream, int starts) {
+                           std::uint64_t seed, std::uint64_t stream, int starts,
+                           ClusterMetric metric) {
   MOE_CHECK(starts >= 1, "k-means needs at least one start");
   const std::int64_t clusters = std::int64_t(sizes.size());
   const std::vector<double> norms = squared_norms(points);
@@ -254,23 +270,23 @@ Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>
   best.objective = std::numeric_limits<double>::infinity();
   for (int start = 0; start < starts; ++start) {
     const Philox random(seed, RandomPurpose::split, {stream, std::uint64_t(start), 1});
-    Means means = kmeanspp_seeds(points, norms, clusters, random);
+    Centres centres = kmeanspp_seeds(points, norms, clusters, metric, random);
     std::vector<std::int64_t> prices(std::size_t(clusters), 0);
     std::vector<std::int64_t> current = sizes, run_sizes = sizes;
     Clustering run;
     double explained = -1;
     while (run.iterations < kMaxIterations) {
-      squared_distances(distances, points, norms, means);
+      squared_distances(distances, points, norms, centres);
       std::vector<std::int32_t> labels = balanced_assignment(costs.of(distances), current, prices);
       if (labels == run.labels) break;
-      Means moved(clusters, points.cols());
+      Centres moved(clusters, points.cols(), metric);
       moved.set_to_means(points, labels);
       const double now = moved.explained(current);
       if (now <= explained) break;
       const bool small_gain = now <= explained * (1 + kTolerance);
       run.labels = std::move(labels);
       run_sizes = current;
-      means = std::move(moved);
+      centres = std::move(moved);
       explained = now;
       ++run.iterations;
       if (small_gain) break;
@@ -278,8 +294,8 @@ Clustering balanced_kmeans(const Tensor& points, const std::vector<std::int64_t>
     }
     run.objective = total - explained;
     if (run.objective >= best.objective) continue;
-    squared_distances(distances, points, norms, means);
-    run.unbalanced = nearest_sum(distances, clusters);
+    squared_distances(distances, points, norms, centres);
+    run.unbalanced = nearest_inertia(distances, clusters, total, metric);
     rename_clusters(run.labels, run_sizes, sizes);
     best = std::move(run);
   }

@@ -14,6 +14,9 @@ class ClusteringConstruction final : public Construction {
   explicit ClusteringConstruction(const ConstructionOptions& options) : options_(options) {
     MOE_REQUIRE(options_.cluster_on == "up" || options_.cluster_on == "gate", "cannot cluster on '",
                 options_.cluster_on, "': use up or gate");
+    MOE_REQUIRE(options_.cluster_metric == "l2" || options_.cluster_metric == "cosine",
+                "no distance between neurons is called '", options_.cluster_metric,
+                "': use l2 or cosine");
     MOE_REQUIRE(options_.cluster_starts >= 1, "clustering needs at least one start, got ",
                 options_.cluster_starts);
   }
@@ -21,8 +24,11 @@ class ClusteringConstruction final : public Construction {
   LayerSplit split(const SplitContext& context, const FfnWeights& weights) const override {
     Tensor points = weights(options_.cluster_on);
     normalise_rows(points);
-    const Clustering found = balanced_kmeans(points, context.sizes, context.seed,
-                                             std::uint64_t(context.layer), options_.cluster_starts);
+    const ClusterMetric metric =
+        options_.cluster_metric == "l2" ? ClusterMetric::l2 : ClusterMetric::cosine;
+    const Clustering found =
+        balanced_kmeans(points, context.sizes, context.seed, std::uint64_t(context.layer),
+                        options_.cluster_starts, metric);
     const LayerSplit random = make_random_construction(options_)->split(context, weights);
     std::vector<std::int32_t> random_labels(std::size_t(context.neurons));
     for (std::size_t e = 0; e < random.partition.experts.size(); ++e)
@@ -33,7 +39,7 @@ class ClusteringConstruction final : public Construction {
     result.partition = partition_of_labels(found.labels, context.experts());
     result.measures = {
         {"objective", found.objective},
-        {"objective_random", inertia(points, random_labels, context.experts())},
+        {"objective_random", inertia(points, random_labels, context.experts(), metric)},
         {"objective_unbalanced", found.unbalanced},
         {"iterations", double(found.iterations)},
     };

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "split/construction.h"
 
+#include <algorithm>
+#include <numeric>
+
 #include "core/error.h"
 
 namespace moe {
@@ -14,7 +17,14 @@ struct Method {
 
 constexpr Method kMethods[] = {
     {"random", make_random_construction},
+    {"sequential", make_sequential_construction},
     {"clustering", make_clustering_construction},
+    {"coactivation", make_coactivation_construction},
+    {"gradient", make_gradient_construction},
+    {"sharing-inner", make_sharing_inner_construction},
+    {"sharing-inter", make_sharing_inter_construction},
+    {"residual", make_residual_construction},
+    {"copy", make_copy_construction},
 };
 
 }  // namespace
@@ -30,6 +40,28 @@ std::vector<std::string> construction_names() {
   std::vector<std::string> names;
   for (const Method& m : kMethods) names.emplace_back(m.name);
   return names;
+}
+
+const Tensor& required(const SplitContext& context, Tensor LayerCalibration::*what,
+                       std::string_view method) {
+  MOE_REQUIRE(context.calibration && (context.calibration->*what).defined(), "method ", method,
+              " needs calibration text: give it with --calibration");
+  return context.calibration->*what;
+}
+
+NeuronSets consecutive_sets(const std::vector<std::int64_t>& order,
+                            const std::vector<std::int64_t>& sizes) {
+  MOE_CHECK(
+      std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0}) == std::int64_t(order.size()),
+      "sets of ", join(sizes, "+"), " neurons out of ", order.size());
+  NeuronSets sets;
+  auto next = order.begin();
+  for (const std::int64_t size : sizes) {
+    sets.emplace_back(next, next + size);
+    next += size;
+    std::sort(sets.back().begin(), sets.back().end());
+  }
+  return sets;
 }
 
 }  // namespace moe

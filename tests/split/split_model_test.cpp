@@ -135,7 +135,7 @@ TEST_F(SplitModel, ExpertsHoldTheRowsOfThePartitionAndAllElseIsUntouched) {
 
 TEST_F(SplitModel, EveryMethodFormatAndStoredTypeKeepsEveryBit) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
-    for (const std::string& method : construction_names())
+    for (const std::string method : {"random", "sequential", "clustering"})
       for (const ModelFormat format : {ModelFormat::llama_moe, ModelFormat::mixtral}) {
         SCOPED_TRACE(str(name(dtype), " ", method, " ", name(format)));
         dense(176, dtype);
