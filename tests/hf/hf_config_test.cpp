@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "config/model_json.h"
 #include "hf_test_support.h"
 #include "support/realdata.h"
 
@@ -13,6 +14,7 @@ using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const std::string kLlama =
     R"("model_type":"llama","vocab_size":100,"hidden_size":32,"intermediate_size":48,)"
@@ -23,6 +25,12 @@ const std::string kLlamaMoe =
 const std::string kMixtral =
     R"("model_type":"mixtral","vocab_size":100,"hidden_size":32,"intermediate_size":12,)"
     R"("num_hidden_layers":2,"num_attention_heads":8,"num_local_experts":4)";
+
+const std::string kResidual =
+    R"("model_type":"llama_moe_residual","vocab_size":100,"hidden_size":32,)"
+    R"("intermediate_size":60,"intermediate_size_moe":48,"intermediate_size_residual":12,)"
+    R"("num_hidden_layers":2,"num_attention_heads":4,"num_experts":4,"num_selects":2,)"
+    R"("num_experts_residual":2)";
 
 HfConfig parse(const std::string& fields, const std::string& more = "") {
   return parse_hf_config("{" + fields + more + "}", "config.json");
@@ -151,7 +159,7 @@ TEST(HfConfig, ReadsPublishedMixtralsAndRefusesOtherFamiliesByName) {
     EXPECT_THAT(input_error_of([&] { read(name); }), HasSubstr("model_type")) << name;
 }
 
-TEST(HfConfig, ReadsLlamaMoeFieldsAndIgnoresTheStrayGates) {
+TEST(HfConfig, V1Defect4GateNetworkCountsAndTheStrayGatesDoNot) {
   const ModelConfig c =
       parse(kLlamaMoe, R"(,"size_experts":[[12,12,12,12],[1,2,3,42]],"gates":"mlp",)"
                        R"("gate_network":"linear","gate_add_noise":false,)"
@@ -227,39 +235,135 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"ScalesOfOneLayer", kLlamaMoe, R"(,"score_scale_factor":[1])",
                   "score_scale_factor"},
         BadConfig{"ManyExperts", kMixtral, R"(,"x":0,"num_experts_per_tok":9)", "top_k"},
+        BadConfig{"V1Defect24UseWeighting", kResidual, R"(,"use_weighting":true)",
+                  "use_weighting true is not supported"},
+        BadConfig{"ResidualNoSoftmax", kResidual, R"(,"gate_use_softmax_residual":false)",
+                  "gate_use_softmax_residual"},
+        BadConfig{"ResidualNoScores", kResidual, R"(,"multiply_gate_scores_residual":false)",
+                  "multiply_gate_scores_residual"},
+        BadConfig{"ResidualScales", kResidual, R"(,"score_scale_factor_residual":[1,2])",
+                  "score_scale_factor_residual differs between layers"},
+        BadConfig{"ResidualSizes", kResidual, R"(,"size_experts_residual":[6])",
+                  "size_experts_residual"},
+        BadConfig{"AttentionMoe", kMixtral, R"(,"use_attn_moe":true)", "use_attn_moe"},
+        BadConfig{"AttentionExperts", kMixtral, R"(,"attn_experts":8)", "use_attn_moe"},
+        BadConfig{"RescaleBias", kMixtral, R"(,"add_rescale_bias":true)", "add_rescale_bias"},
+        BadConfig{"MoeType", kMixtral, R"(,"moe_type":"megablocks")", "moe_type"},
+        BadConfig{"AllContract", kMixtral, R"(,"num_moe_contract_layers":1)",
+                  "no layer has experts"},
+        BadConfig{"NegativeContract", kMixtral, R"(,"num_moe_contract_layers":-1)",
+                  "num_moe_contract_layers"},
+        BadConfig{"Mistral", R"("model_type":"mistral","architectures":["MistralForCausalLM"])", "",
+                  "'mistral' (MistralForCausalLM) is not supported: llama"},
+        BadConfig{"Gemma", R"("model_type":"gemma","architectures":["GemmaForCausalLM"])", "",
+                  "'gemma' (GemmaForCausalLM)"},
+        BadConfig{"NativeVersion", R"("model_type":"moe_native","format_version":2)", "",
+                  "format_version 2"},
+        BadConfig{"NativeNoModel", R"("model_type":"moe_native","format_version":1)", "",
+                  "'model'"},
+        BadConfig{"NativeEmptyModel", R"("model_type":"moe_native","format_version":1,"model":{})",
+                  "", "vocab_size"},
         BadConfig{"ResidualOfNothing", kMixtral, R"(,"intermediate_size_residual":0)",
                   "intermediate_size_residual"}),
     [](const auto& row) { return row.param.what; });
 
-void expect_equal(const ModelConfig& a, const ModelConfig& b) {
-  EXPECT_EQ(a.vocab_size, b.vocab_size);
-  EXPECT_EQ(a.hidden_size, b.hidden_size);
-  EXPECT_EQ(a.intermediate_size, b.intermediate_size);
-  EXPECT_EQ(a.layers, b.layers);
-  EXPECT_EQ(a.heads, b.heads);
-  EXPECT_EQ(a.kv_heads, b.kv_heads);
-  EXPECT_EQ(a.head_dim, b.head_dim);
-  EXPECT_EQ(a.max_positions, b.max_positions);
-  EXPECT_EQ(a.rms_norm_eps, b.rms_norm_eps);
-  EXPECT_EQ(a.rope_theta, b.rope_theta);
-  EXPECT_EQ(a.rope_scaling.kind, b.rope_scaling.kind);
-  EXPECT_EQ(a.rope_scaling.factor, b.rope_scaling.factor);
-  EXPECT_EQ(a.rope_scaling.low_freq_factor, b.rope_scaling.low_freq_factor);
-  EXPECT_EQ(a.rope_scaling.high_freq_factor, b.rope_scaling.high_freq_factor);
-  EXPECT_EQ(a.rope_scaling.original_max_position, b.rope_scaling.original_max_position);
-  EXPECT_EQ(a.tie_embeddings, b.tie_embeddings);
-  EXPECT_EQ(a.initializer_range, b.initializer_range);
-  EXPECT_EQ(a.bos_token, b.bos_token);
-  EXPECT_EQ(a.eos_token, b.eos_token);
-  EXPECT_EQ(a.pad_token, b.pad_token);
-  EXPECT_EQ(a.moe.experts, b.moe.experts);
-  EXPECT_EQ(a.moe.expert_sizes, b.moe.expert_sizes);
-  EXPECT_EQ(a.moe.score_scale, b.moe.score_scale);
-  if (!a.is_moe()) return;
-  EXPECT_EQ(a.moe.top_k, b.moe.top_k);
-  EXPECT_EQ(a.moe.gate, b.moe.gate);
-  EXPECT_EQ(a.moe.gate_noise, b.moe.gate_noise);
-  EXPECT_EQ(a.moe.noise_epsilon, b.moe.noise_epsilon);
+TEST(HfConfig, ReadsLlamaMoeResidual) {
+  const HfConfig read = parse(kResidual);
+  EXPECT_EQ(read.format, ModelFormat::llama_moe);
+  const MoeConfig& m = read.config.moe;
+  EXPECT_EQ(read.config.intermediate_size, 60);
+  EXPECT_THAT(m.expert_sizes, Each(ElementsAre(12, 12, 12, 12)));
+  EXPECT_THAT(m.shared_sizes, Each(ElementsAre(6, 6)));
+  EXPECT_EQ(m.shared_sizes.size(), 2u);
+  EXPECT_TRUE(m.shared_gate);
+  EXPECT_EQ(m.shared_scale, 1);
+  // Sizes per layer, or of every layer as older versions of the code have them.
+  const MoeConfig sized = parse(kResidual, R"(,"size_experts_residual":[[5,7],[4,8]],)"
+                                           R"("score_scale_factor_residual":[2,2])")
+                              .config.moe;
+  EXPECT_THAT(sized.shared_sizes, ElementsAre(ElementsAre(5, 7), ElementsAre(4, 8)));
+  EXPECT_EQ(sized.shared_scale, 2);
+  EXPECT_THAT(parse(kResidual, R"(,"size_experts_residual":[5,7])").config.moe.shared_sizes,
+              Each(ElementsAre(5, 7)));
+}
+
+TEST(HfConfig, LlamaMoeResidualHasEveryFieldOfVersionOne) {
+  const std::string text =
+      hf_config_json(small_residual_config(GateKind::mlp), ModelFormat::llama_moe, DType::bf16);
+  for (const char* field :
+       {"\"model_type\": \"llama_moe_residual\"", "\"LlamaMoEResidualForCausalLM\"",
+        "\"intermediate_size\": 16", "\"intermediate_size_moe\": 11",
+        "\"intermediate_size_residual\": 5", "\"num_experts_residual\": 2",
+        "\"size_experts_residual\":", "\"gate_use_softmax_residual\": true",
+        "\"multiply_gate_scores_residual\": true", "\"score_scale_factor_residual\": 1.25",
+        "\"use_weighting\": false", "\"num_experts\": 3", "\"gate_network\": \"mlp\""})
+    EXPECT_THAT(text, HasSubstr(field));
+  EXPECT_THAT(text, Not(HasSubstr("auto_map")));  // v1 has no remote code for it
+}
+
+TEST(HfConfig, V2SlidingWindowIsNotInventedWhenAbsent) {
+  const std::string v2 = R"(,"max_position_embeddings":8192,"scale_factor":4.0)";
+  EXPECT_EQ(parse(kMixtral, v2).config.max_positions, 8192);
+  EXPECT_EQ(parse(kMixtral, v2 + R"(,"sliding_window":null)").config.max_positions, 8192);
+  EXPECT_EQ(parse(kMixtral, v2 + R"(,"sliding_window":4096)").config.max_positions, 4096);
+  EXPECT_EQ(parse(kMixtral, R"(,"max_position_embeddings":8192)").config.max_positions, 8192);
+  for (const ModelFormat format : {ModelFormat::mixtral, ModelFormat::llama_moe_v2})
+    EXPECT_THAT(hf_config_json(small_mixtral_config(), format, DType::bf16),
+                HasSubstr("\"sliding_window\": null"));
+}
+
+TEST(HfConfig, ReadsTheFieldsOfLlamaMoeV2) {
+  EXPECT_EQ(parse(kMixtral).format, ModelFormat::mixtral);
+  const HfConfig read =
+      parse_hf_config(R"({"model_type":"mixtral","vocab_size":100,"hidden_size":32,)"
+                      R"("intermediate_size":12,"num_hidden_layers":5,"num_attention_heads":8,)"
+                      R"("num_local_experts":4,"num_experts_per_tok":1,"scale_factor":2.5,)"
+                      R"("num_moe_contract_layers":2,"intermediate_size_residual":7})",
+                      "config.json");
+  EXPECT_EQ(read.format, ModelFormat::llama_moe_v2);
+  const ModelConfig& c = read.config;
+  for (std::int64_t l = 0; l < 5; ++l) {
+    EXPECT_EQ(c.is_moe_layer(l), l == 2);
+    EXPECT_EQ(c.layer_shared_sizes(l).size(), l == 2 ? 1u : 0u);
+  }
+  EXPECT_THAT(c.layer_expert_sizes(2), ElementsAre(12, 12, 12, 12));
+  EXPECT_THAT(c.layer_shared_sizes(2), ElementsAre(7));
+  EXPECT_FALSE(c.moe.shared_gate);
+  EXPECT_THAT(c.moe.score_scale, Each(2.5));
+  EXPECT_EQ(c.intermediate_size, 4 * 12 + 7);
+}
+
+TEST(HfConfig, WritesTheFieldsOfLlamaMoeV2) {
+  const std::string text =
+      hf_config_json(small_v2_config(true, 5), ModelFormat::llama_moe_v2, DType::bf16);
+  for (const char* field :
+       {"\"model_type\": \"mixtral\"", "\"MixtralForCausalLM\"", "\"intermediate_size\": 4",
+        "\"num_local_experts\": 3", "\"num_experts_per_tok\": 1", "\"moe_type\": \"modulelist\"",
+        "\"scale_factor\": 1.7", "\"num_moe_contract_layers\": 1",
+        "\"intermediate_size_residual\": 5", "\"sliding_window\": null",
+        "\"AutoConfig\": \"configuration_mixtral.MixtralConfig\"",
+        "\"AutoModelForCausalLM\": \"modeling_mixtral.MixtralForCausalLM\""})
+    EXPECT_THAT(text, HasSubstr(field));
+  EXPECT_THAT(hf_config_json(small_v2_config(false, 0), ModelFormat::llama_moe_v2, DType::bf16),
+              HasSubstr("\"intermediate_size_residual\": null"));
+}
+
+TEST(HfConfig, NativeRefusesWhatItDoesNotUnderstand) {
+  const std::string good = hf_config_json(everything_config(), ModelFormat::native, DType::bf16);
+  const auto message = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    const std::size_t at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    return input_error_of([&] { parse_hf_config(text, "config.json"); });
+  };
+  EXPECT_THAT(message("\"top_k\"", "\"topk\""), HasSubstr("top_k"));
+  EXPECT_THAT(message("\"top_k\"", "\"novelty\": 3, \"top_k\""), HasSubstr("model.novelty 3"));
+  EXPECT_THAT(message("\"top_k\": 1", "\"top_k\": 1.5"), HasSubstr("model.top_k 1.5"));
+  EXPECT_THAT(message("\"top_k\": 1", "\"top_k\": 9"), HasSubstr("top_k"));
+  EXPECT_THAT(message("\"hidden_size\": 8", "\"hidden_size\": 8888888888"),
+              HasSubstr("8888888888"));
+  EXPECT_THAT(message("\"rope_theta\": 10000.0", "\"rope_theta\": 1e300"), HasSubstr("1e+300"));
 }
 
 TEST(HfConfig, WrittenConfigsReadBackEqual) {
@@ -279,14 +383,21 @@ TEST(HfConfig, WrittenConfigsReadBackEqual) {
   moe.moe.noise_epsilon = 0.003;
   moe.rope_scaling.kind = RopeScaling::Kind::linear;
   moe.rope_scaling.factor = 2.5;
-  for (const auto& [config, format] : {std::pair{dense, ModelFormat::llama},
-                                       {moe, ModelFormat::llama_moe},
-                                       {small_moe_config(GateKind::linear), ModelFormat::llama_moe},
-                                       {small_mixtral_config(), ModelFormat::mixtral}}) {
+  for (const auto& [config, format] :
+       {std::pair{dense, ModelFormat::llama},
+        {moe, ModelFormat::llama_moe},
+        {small_moe_config(GateKind::linear), ModelFormat::llama_moe},
+        {small_mixtral_config(), ModelFormat::mixtral},
+        {small_residual_config(GateKind::mlp), ModelFormat::llama_moe},
+        {small_v2_config(false, 5), ModelFormat::llama_moe_v2},
+        {small_v2_config(true, 0), ModelFormat::llama_moe_v2},
+        {dense, ModelFormat::native},
+        {moe, ModelFormat::native},
+        {everything_config(), ModelFormat::native}}) {
     const std::string text = hf_config_json(config, format, DType::bf16);
     const HfConfig read = parse_hf_config(text, "written");
     EXPECT_EQ(read.format, format);
-    expect_equal(read.config, config);
+    EXPECT_EQ(model_config_to_json(read.config), model_config_to_json(config));
     EXPECT_THAT(text, HasSubstr("\"torch_dtype\": \"bfloat16\""));
   }
 }
@@ -318,28 +429,147 @@ TEST(HfConfig, LlamaMoeConfigHasEveryFieldOfVersionOne) {
   EXPECT_THAT(text, HasSubstr("\"score_scale_factor\": 1.5"));  // equal layers: a scalar
 }
 
-TEST(RequireRepresentable, SaysWhatToDo) {
-  const auto message = [](const ModelConfig& c, ModelFormat f) {
-    return input_error_of([&] { require_representable(c, f); });
-  };
-  EXPECT_THAT(message(small_moe_config(GateKind::mlp), ModelFormat::mixtral),
-              AllOf(HasSubstr("--gate linear"), HasSubstr("llama-moe")));
-  EXPECT_THAT(message(small_moe_config(GateKind::linear), ModelFormat::mixtral),
-              HasSubstr("noise"));
-  ModelConfig uneven = small_moe_config(GateKind::linear);
-  uneven.moe.gate_noise = false;
-  EXPECT_THAT(message(uneven, ModelFormat::mixtral), HasSubstr("one size"));
-  EXPECT_THAT(message(small_dense_config(), ModelFormat::llama_moe), HasSubstr("dense"));
-  EXPECT_THAT(message(small_mixtral_config(), ModelFormat::llama), HasSubstr("llama-moe"));
-  ModelConfig all = small_mixtral_config();
-  all.moe.softmax_over_all = true;
-  EXPECT_THAT(message(all, ModelFormat::mixtral), HasSubstr("softmax"));
-  EXPECT_THAT(message(all, ModelFormat::llama_moe), HasSubstr("softmax"));
-  ModelConfig sums = small_moe_config(GateKind::mlp);
-  sums.moe.expert_sizes[1][0] += 1;
-  EXPECT_THAT(message(sums, ModelFormat::llama_moe), HasSubstr("layer 1"));
+struct Refusal {
+  const char* what;
+  ModelConfig config;
+  ModelFormat format;
+  std::vector<const char*> words;
+};
+
+class RequireRepresentable : public ::testing::TestWithParam<Refusal> {};
+
+TEST_P(RequireRepresentable, SaysWhyNotAndWhatToUseInstead) {
+  const auto& [what, config, format, words] = GetParam();
+  const std::string message = input_error_of([&] { require_representable(config, format); });
+  for (const char* word : words) EXPECT_THAT(message, HasSubstr(word));
+  EXPECT_NO_THROW(require_representable(config, ModelFormat::native));
+}
+
+template <class F>
+ModelConfig with(ModelConfig c, F&& change) {
+  change(c);
+  c.validate();
+  return c;
+}
+
+const auto kAll = [](ModelConfig& c) { c.moe.softmax_over_all = true; };
+const auto kBias = [](ModelConfig& c) { c.moe.gate_bias = true; };
+const auto kShared = [](ModelConfig& c) { c.moe.shared_sizes.assign(std::size_t(c.layers), {2}); };
+const auto kFirstDense = [](ModelConfig& c) { c.moe.expert_sizes[0].clear(); };
+
+INSTANTIATE_TEST_SUITE_P(
+    All, RequireRepresentable,
+    ::testing::Values(
+        Refusal{"MixtureInLlama",
+                small_mixtral_config(),
+                ModelFormat::llama,
+                {"experts", "llama-moe", "native"}},
+        Refusal{"DenseInLlamaMoe",
+                small_dense_config(),
+                ModelFormat::llama_moe,
+                {"dense", "use llama"}},
+        Refusal{
+            "DenseInV2", small_dense_config(), ModelFormat::llama_moe_v2, {"dense", "use llama"}},
+        Refusal{"MlpGateInMixtral",
+                small_moe_config(GateKind::mlp),
+                ModelFormat::mixtral,
+                {"linear gate", "--gate linear", "llama-moe or native"}},
+        Refusal{"MlpGateInV2",
+                small_moe_config(GateKind::mlp),
+                ModelFormat::llama_moe_v2,
+                {"linear gate", "--gate linear", "llama-moe or native"}},
+        Refusal{"NoiseInMixtral",
+                small_moe_config(GateKind::linear),
+                ModelFormat::mixtral,
+                {"noise", "llama-moe or native"}},
+        Refusal{"UnevenInMixtral",
+                with(small_moe_config(GateKind::linear), [](auto& c) { c.moe.gate_noise = false; }),
+                ModelFormat::mixtral,
+                {"one size", "4 and 3", "llama-moe or native"}},
+        Refusal{"UnevenInV2",
+                with(small_moe_config(GateKind::linear), [](auto& c) { c.moe.gate_noise = false; }),
+                ModelFormat::llama_moe_v2,
+                {"one size", "llama-moe or native"}},
+        Refusal{"SharedInMixtral",
+                with(small_mixtral_config(), kShared),
+                ModelFormat::mixtral,
+                {"no shared experts", "llama-moe, llama-moe-v2 or native"}},
+        Refusal{"DenseLayerInMixtral",
+                with(small_mixtral_config(), kFirstDense),
+                ModelFormat::mixtral,
+                {"layer 0", "dense", "native"}},
+        Refusal{"DenseLayerInLlamaMoe",
+                with(small_mixtral_config(), kFirstDense),
+                ModelFormat::llama_moe,
+                {"layer 0", "dense", "native"}},
+        Refusal{"BiasInMixtral",
+                with(small_mixtral_config(), kBias),
+                ModelFormat::mixtral,
+                {"bias", "native"}},
+        Refusal{"BiasInLlamaMoe",
+                with(small_mixtral_config(), kBias),
+                ModelFormat::llama_moe,
+                {"bias", "native"}},
+        Refusal{"BiasInV2",
+                with(small_mixtral_config(), kBias),
+                ModelFormat::llama_moe_v2,
+                {"bias", "native"}},
+        Refusal{"SoftmaxInMixtral",
+                with(small_mixtral_config(), kAll),
+                ModelFormat::mixtral,
+                {"softmax", "native"}},
+        Refusal{"SoftmaxInLlamaMoe",
+                with(small_mixtral_config(), kAll),
+                ModelFormat::llama_moe,
+                {"softmax", "native"}},
+        Refusal{
+            "SumsInLlamaMoe",
+            with(small_moe_config(GateKind::mlp), [](auto& c) { c.moe.expert_sizes[1][0] += 1; }),
+            ModelFormat::llama_moe,
+            {"layer 1", "native"}},
+        Refusal{"SharedCountInLlamaMoe",
+                with(small_residual_config(GateKind::mlp),
+                     [](auto& c) { c.moe.shared_sizes[1] = {5}; }),
+                ModelFormat::llama_moe,
+                {"layer 1 has 1 and layer 0 2", "native"}},
+        Refusal{"SharedSumInLlamaMoe",
+                with(small_residual_config(GateKind::mlp),
+                     [](auto& c) {
+                       c.moe.shared_sizes[1] = {5, 5};
+                     }),
+                ModelFormat::llama_moe,
+                {"shared neurons", "layer 1", "native"}},
+        Refusal{"SharedGateInV2",
+                with(small_v2_config(false, 5), [](auto& c) { c.moe.shared_gate = true; }),
+                ModelFormat::llama_moe_v2,
+                {"without a gate", "llama-moe or native"}},
+        Refusal{"SharedSumInV2",
+                with(small_v2_config(false, 5), [](auto& c) { c.moe.shared_sizes[2] = {4}; }),
+                ModelFormat::llama_moe_v2,
+                {"shared neurons", "layer 2", "native"}},
+        Refusal{"ScalePerLayerInV2",
+                with(small_v2_config(false, 0), [](auto& c) { c.moe.score_scale[2] = 3; }),
+                ModelFormat::llama_moe_v2,
+                {"one score scale", "layer 2", "native", "llama-moe"}},
+        Refusal{"OneEndDenseInV2",
+                with(small_v2_config(false, 0), kFirstDense),
+                ModelFormat::llama_moe_v2,
+                {"both ends", "layer 3 is not dense", "native"}},
+        Refusal{"MiddleDenseInV2",
+                with(small_v2_config(false, 0), [](auto& c) { c.moe.expert_sizes[1].clear(); }),
+                ModelFormat::llama_moe_v2,
+                {"both ends", "layer 1 is dense", "native"}},
+        Refusal{"DenseWidthInV2",
+                with(small_v2_config(true, 5), [](auto& c) { c.intermediate_size = 17; }),
+                ModelFormat::llama_moe_v2,
+                {"12", "17", "native"}}),
+    [](const auto& row) { return row.param.what; });
+
+TEST(RequireRepresentableAll, AcceptsWhatTheFormatsHold) {
   EXPECT_NO_THROW(require_representable(small_mixtral_config(), ModelFormat::mixtral));
   EXPECT_NO_THROW(require_representable(small_moe_config(GateKind::mlp), ModelFormat::llama_moe));
+  EXPECT_NO_THROW(require_representable(small_v2_config(true, 5), ModelFormat::llama_moe_v2));
+  EXPECT_NO_THROW(require_representable(small_dense_config(), ModelFormat::native));
 }
 
 TEST(ModelFormatNames, AreThoseOfTheCommandLine) {

@@ -10,16 +10,19 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "config/model_parameters.h"
 #include "core/rng.h"
 #include "core/tensor.h"
 #include "hf/convert.h"
 #include "hf/model_folder.h"
+#include "hf/safetensors.h"
 
 namespace moe::testing {
 
@@ -138,6 +141,76 @@ inline ModelConfig small_mixtral_config() {
   c.moe.gate_noise = false;
   c.moe.score_scale = {1, 1};
   return c;
+}
+
+/// LLaMA-MoE v1 with two shared experts behind a gate.
+inline ModelConfig small_residual_config(GateKind gate) {
+  ModelConfig c = small_moe_config(gate);
+  c.intermediate_size = 16;
+  c.moe.shared_sizes = {{3, 2}, {4, 1}};
+  c.moe.shared_gate = true;
+  c.moe.shared_scale = 1.25;
+  return c;
+}
+
+/// LLaMA-MoE v2: four layers, the first and the last dense when `contract`, a shared expert of
+/// `shared` neurons beside three of four in the others.
+inline ModelConfig small_v2_config(bool contract, std::int64_t shared) {
+  ModelConfig c = small_mixtral_config();
+  c.layers = 4;
+  c.moe.top_k = 1;
+  c.moe.expert_sizes.assign(4, {4, 4, 4});
+  c.moe.score_scale.assign(4, 1.7);
+  if (shared > 0) c.moe.shared_sizes.assign(4, {shared});
+  c.intermediate_size = contract ? 12 : 12 + shared;
+  if (contract)
+    for (const std::size_t l : {std::size_t(0), std::size_t(3)}) {
+      c.moe.expert_sizes[l].clear();
+      if (shared > 0) c.moe.shared_sizes[l].clear();
+    }
+  return c;
+}
+
+/// What only the native format can say: a dense layer in the middle, a biased gate, softmax over
+/// all experts, uneven experts, other shared experts in every layer.
+inline ModelConfig everything_config() {
+  ModelConfig c = small_dense_config();
+  c.layers = 3;
+  c.moe.experts = 3;
+  c.moe.top_k = 1;
+  c.moe.expert_sizes = {{4, 4, 3}, {}, {2, 6, 1}};
+  c.moe.shared_sizes = {{3, 2}, {}, {5}};
+  c.moe.shared_gate = true;
+  c.moe.shared_scale = 0.7;
+  c.moe.gate = GateKind::linear;
+  c.moe.gate_bias = true;
+  c.moe.softmax_over_all = true;
+  c.moe.score_scale = {1.5, 1, 0.1};
+  return c;
+}
+
+/// Rewrites a folder's only safetensors file with some tensors left out, renamed or reshaped.
+inline void edit_tensors(const std::filesystem::path& folder,
+                         const std::function<bool(SafetensorsWriter::Declaration&)>& keep) {
+  const std::filesystem::path path = folder / "model.safetensors";
+  const SafetensorsFile file(path);
+  std::vector<SafetensorsWriter::Declaration> declared;
+  std::vector<std::string> names;
+  for (const SafetensorsEntry& e : file.entries()) {
+    SafetensorsWriter::Declaration d{e.name, float_dtype_of(e, "x"), e.shape};
+    if (!keep(d)) continue;
+    declared.push_back(d);
+    names.push_back(e.name);
+  }
+  SafetensorsWriter writer(path, declared);
+  for (const std::string& name : names) writer.write(file.bytes(name));
+  writer.finish();
+}
+
+inline ParameterRows rows_of(const ModelFolder& model, DType as) {
+  return [&model, as](const std::string& name, std::int64_t first, std::int64_t count) {
+    return model.read(name, first, count, as);
+  };
 }
 
 /// Runs the code and returns the message of the InputError that it must throw.

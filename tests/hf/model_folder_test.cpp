@@ -28,24 +28,6 @@ fs::path copy_of(const TestFolder& folder, const std::string& name) {
   return to;
 }
 
-/// Rewrites a folder's only safetensors file with some tensors left out, renamed or reshaped.
-void edit_tensors(const fs::path& folder,
-                  const std::function<bool(SafetensorsWriter::Declaration&)>& keep) {
-  const fs::path path = folder / "model.safetensors";
-  const SafetensorsFile file(path);
-  std::vector<SafetensorsWriter::Declaration> declared;
-  std::vector<std::string> names;
-  for (const SafetensorsEntry& e : file.entries()) {
-    SafetensorsWriter::Declaration d{e.name, float_dtype_of(e, "x"), e.shape};
-    if (!keep(d)) continue;
-    declared.push_back(d);
-    names.push_back(e.name);
-  }
-  SafetensorsWriter writer(path, declared);
-  for (const std::string& name : names) writer.write(file.bytes(name));
-  writer.finish();
-}
-
 void expect_all_shapes(const ModelFolder& model) {
   for (const ParameterSpec& p : model_parameters(model.config())) {
     EXPECT_EQ(model.read(p.name, DType::f32).shape(), p.shape) << p.name;
@@ -191,10 +173,35 @@ TEST(ModelFolder, UntiedModelNeedsItsHead) {
   TestFolder folder;
   const fs::path model = copy_of(folder, "llama");
   edit_tensors(model, [](auto& d) { return d.name != "lm_head.weight"; });
-  EXPECT_THAT(input_error_of([&] { ModelFolder f(model); }), HasSubstr("'lm_head.weight'"));
+  EXPECT_THAT(input_error_of([&] { ModelFolder f(model); }),
+              AllOf(HasSubstr("'lm_head.weight'"), HasSubstr("tie_word_embeddings")));
   replace_in_file(model / "config.json", "\"tie_word_embeddings\": false",
                   "\"tie_word_embeddings\": true");
   EXPECT_NO_THROW(ModelFolder{model});
+}
+
+TEST(ModelFolder, TiedModelMayStoreItsHeadTwiceIfBothAreEqual) {
+  TestFolder folder;
+  const fs::path model = folder / "m";
+  ModelConfig config = small_dense_config();
+  const RandomModel random(config, DType::bf16);
+  WriteOptions options;
+  options.format = ModelFormat::llama;
+  const auto write = [&](const char* head) {
+    write_model(model, config, options, [&](const std::string& name, auto first, auto count) {
+      return random.at(name == "head.weight" ? head : name).slice(first, count);
+    });
+    replace_in_file(model / "config.json", "\"tie_word_embeddings\": false",
+                    "\"tie_word_embeddings\": true");
+    options.force = true;
+  };
+  write("embed.weight");
+  EXPECT_TRUE(
+      same_bits(ModelFolder(model).read("embed.weight", DType::bf16), random.at("embed.weight")));
+  write("head.weight");
+  EXPECT_THAT(input_error_of([&] { ModelFolder f(model); }),
+              AllOf(HasSubstr("model.safetensors"), HasSubstr("'lm_head.weight' differs"),
+                    HasSubstr("'model.embed_tokens.weight'")));
 }
 
 TEST(ModelFolder, TiedModelMayStoreItsHeadAlone) {

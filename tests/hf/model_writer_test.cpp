@@ -5,6 +5,7 @@
 #include <cmath>
 #include <set>
 
+#include "config/model_json.h"
 #include "hf/safetensors.h"
 #include "hf_test_support.h"
 #include "support/realdata.h"
@@ -25,12 +26,6 @@ std::vector<std::string> names_in(const fs::path& folder) {
   for (const auto& item : fs::directory_iterator(folder))
     names.push_back(item.path().filename().string());
   return names;
-}
-
-ParameterRows rows_of(const ModelFolder& model, DType as) {
-  return [&model, as](const std::string& name, std::int64_t first, std::int64_t count) {
-    return model.read(name, first, count, as);
-  };
 }
 
 struct Case {
@@ -58,6 +53,7 @@ TEST_P(EveryFormat, ReadsBackWhatWasWrittenAndWritesTheSameFilesAgain) {
 
     const ModelFolder read(first);
     EXPECT_EQ(read.format(), format);
+    EXPECT_EQ(model_config_to_json(read.config()), model_config_to_json(config));
     EXPECT_EQ(read.stored_dtype(), dtype);
     for (const auto& [name, tensor] : model.tensors())
       ASSERT_TRUE(same_bits(read.read(name, dtype), tensor)) << name;
@@ -81,7 +77,16 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"LlamaMoeMlp", small_moe_config(GateKind::mlp), ModelFormat::llama_moe},
         Case{"LlamaMoeLinear", small_moe_config(GateKind::linear), ModelFormat::llama_moe},
         Case{"TiedLlamaMoe", tied(small_moe_config(GateKind::mlp)), ModelFormat::llama_moe},
-        Case{"Mixtral", small_mixtral_config(), ModelFormat::mixtral}),
+        Case{"Mixtral", small_mixtral_config(), ModelFormat::mixtral},
+        Case{"ResidualMlp", small_residual_config(GateKind::mlp), ModelFormat::llama_moe},
+        Case{"ResidualLinear", small_residual_config(GateKind::linear), ModelFormat::llama_moe},
+        Case{"V2", small_v2_config(false, 0), ModelFormat::llama_moe_v2},
+        Case{"V2Shared", small_v2_config(false, 5), ModelFormat::llama_moe_v2},
+        Case{"V2Contract", small_v2_config(true, 0), ModelFormat::llama_moe_v2},
+        Case{"V2SharedContract", small_v2_config(true, 5), ModelFormat::llama_moe_v2},
+        Case{"NativeDense", tied(small_dense_config()), ModelFormat::native},
+        Case{"NativeEverything", everything_config(), ModelFormat::native},
+        Case{"NativeMlp", tied(small_moe_config(GateKind::mlp)), ModelFormat::native}),
     [](const auto& row) { return row.param.what; });
 
 TEST(WriteModel, WritesTheFixturesOfTransformersBitForBit) {
@@ -180,7 +185,8 @@ TEST(WriteModel, CutsShardsAndIndexesThem) {
   EXPECT_THAT(read_file(folder / "m" / "model.safetensors.index.json"),
               HasSubstr(str("\"total_size\": ", total)));
 
-  fs::remove(folder / "m" / names_in(folder / "m").front());
+  for (const std::string& name : names)
+    if (name.starts_with("model-00001-of-")) fs::remove(folder / "m" / name);
   EXPECT_THROW(ModelFolder{folder / "m"}, InputError);
 }
 
