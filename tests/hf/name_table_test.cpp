@@ -4,8 +4,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <map>
-#include <set>
+#include <numeric>
+#include <string>
+
+#include "hf/hf_config.h"
 
 namespace moe {
 namespace {
@@ -60,6 +64,182 @@ TEST(NameTable, HasTheKeysOfThePublishedLlamaMoeModels) {
   expect(layer + "mlp.calculator.experts.weight_down.7", {4096, 688});
   expect("model.norm.weight", {4096});
   expect("lm_head.weight", {32000, 4096});
+}
+
+/// What a layer of every LLaMA has besides its FFN, and what a model has besides its layers.
+std::map<std::string, Shape> common_tensors(const ModelConfig& c) {
+  const std::int64_t h = c.hidden_size, q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  std::map<std::string, Shape> tensors = {{"model.embed_tokens.weight", {c.vocab_size, h}},
+                                          {"model.norm.weight", {h}},
+                                          {"lm_head.weight", {c.vocab_size, h}}};
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    const std::string layer = str("model.layers.", l, ".");
+    tensors[layer + "input_layernorm.weight"] = {h};
+    tensors[layer + "post_attention_layernorm.weight"] = {h};
+    tensors[layer + "self_attn.q_proj.weight"] = {q, h};
+    tensors[layer + "self_attn.k_proj.weight"] = {kv, h};
+    tensors[layer + "self_attn.v_proj.weight"] = {kv, h};
+    tensors[layer + "self_attn.o_proj.weight"] = {h, q};
+  }
+  return tensors;
+}
+
+std::int64_t elements(const std::map<std::string, Shape>& tensors) {
+  std::int64_t n = 0;
+  for (const auto& [name, shape] : tensors)
+    n += std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  return n;
+}
+
+struct Published {
+  std::int64_t experts, top_k, tensors, parameters;
+  double activated;
+};
+
+TEST(NameTable, KeySetsAndParametersOfTheThreeModelsOfVersionOne) {
+  for (const Published& p : {Published{8, 2, 1091, 6'740'514'816, 3.493e9},
+                             Published{16, 4, 1859, 6'742'618'112, 3.494e9},
+                             Published{16, 2, 1859, 6'742'618'112, 2.953e9}}) {
+    ModelConfig c = v1_config(p.experts);
+    c.moe.top_k = p.top_k;
+    std::map<std::string, Shape> expected = common_tensors(c);
+    for (std::int64_t l = 0; l < 32; ++l) {
+      const std::string mlp = str("model.layers.", l, ".mlp.");
+      expected[mlp + "gate.gate_network.0.weight"] = {p.experts, 4096};
+      expected[mlp + "gate.gate_network.2.weight"] = {p.experts, p.experts};
+      expected[mlp + "gate.weight_noise.weight"] = {p.experts, 4096};
+      for (std::int64_t e = 0; e < p.experts; ++e) {
+        const std::string experts = mlp + "calculator.experts.weight_";
+        expected[str(experts, "gate.", e)] = {11008 / p.experts, 4096};
+        expected[str(experts, "up.", e)] = {11008 / p.experts, 4096};
+        expected[str(experts, "down.", e)] = {4096, 11008 / p.experts};
+      }
+    }
+    EXPECT_EQ(tensors_of(c, ModelFormat::llama_moe), expected);
+    // Not written: rotary_emb.inv_freq of every layer, which is computed and skipped in reading.
+    EXPECT_EQ(std::int64_t(expected.size()) + 32, p.tensors);
+    EXPECT_EQ(elements(expected), p.parameters);
+    EXPECT_EQ(count_parameters(c).total, p.parameters);
+    EXPECT_NEAR(double(count_parameters(c).activated), p.activated, 1e6);
+  }
+}
+
+/// LLaMA-3-8B split by LLaMA-MoE v2: `experts` of 1792 neurons, perhaps one of them shared.
+ModelConfig v2_config(std::int64_t experts, std::int64_t top_k, bool shared) {
+  ModelConfig c;
+  c.vocab_size = 128256;
+  c.hidden_size = 4096;
+  c.intermediate_size = 14336;
+  c.layers = 32;
+  c.heads = 32;
+  c.kv_heads = 8;
+  c.head_dim = 128;
+  c.moe.experts = experts;
+  c.moe.top_k = top_k;
+  c.moe.gate = GateKind::linear;
+  c.moe.gate_noise = false;
+  c.moe.expert_sizes.assign(32, std::vector<std::int64_t>(std::size_t(experts), 1792));
+  if (shared) c.moe.shared_sizes.assign(32, {1792});
+  c.moe.score_scale.assign(32, 4);
+  c.validate();
+  return c;
+}
+
+TEST(NameTable, KeySetsAndParametersOfTheModelsOfVersionTwo) {
+  constexpr std::int64_t dense = 8'030'261'248;  // LLaMA-3-8B
+  for (const bool shared : {false, true}) {
+    const std::int64_t experts = shared ? 7 : 8;
+    const ModelConfig c = v2_config(experts, shared ? 1 : 2, shared);
+    std::map<std::string, Shape> expected = common_tensors(c);
+    for (std::int64_t l = 0; l < 32; ++l) {
+      const std::string layer = str("model.layers.", l, ".");
+      const auto block = [&](const std::string& name) {
+        expected[layer + name + ".w1.weight"] = {1792, 4096};
+        expected[layer + name + ".w3.weight"] = {1792, 4096};
+        expected[layer + name + ".w2.weight"] = {4096, 1792};
+      };
+      expected[layer + "block_sparse_moe.gate.weight"] = {experts, 4096};
+      for (std::int64_t e = 0; e < experts; ++e) block(str("block_sparse_moe.experts.", e));
+      if (shared) block("mlp_residual");
+    }
+    EXPECT_NO_THROW(require_representable(c, ModelFormat::llama_moe_v2));
+    EXPECT_EQ(tensors_of(c, ModelFormat::llama_moe_v2), expected);
+    EXPECT_EQ(expected.size(), 995u);
+    EXPECT_EQ(elements(expected), dense + 32 * experts * 4096);  // nothing grows but the gates
+    const ParameterCounts counts = count_parameters(c);
+    EXPECT_EQ(counts.total, elements(expected));
+    EXPECT_NEAR(double(counts.activated), 3.80e9, 0.005e9);
+  }
+}
+
+TEST(NameTable, V2Defect4DenseLayersHaveTheNamesThatTheModelReads) {
+  ModelConfig c = v2_config(8, 2, false);
+  c.moe.expert_sizes.front().clear();
+  c.moe.expert_sizes.back().clear();
+  ASSERT_NO_THROW(require_representable(c, ModelFormat::llama_moe_v2));
+  const auto tensors = tensors_of(c, ModelFormat::llama_moe_v2);
+  for (const int l : {0, 31}) {
+    const std::string layer = str("model.layers.", l, ".");
+    EXPECT_EQ(tensors.at(layer + "block_sparse_moe.w1.weight"), (Shape{14336, 4096}));
+    EXPECT_EQ(tensors.at(layer + "block_sparse_moe.w3.weight"), (Shape{14336, 4096}));
+    EXPECT_EQ(tensors.at(layer + "block_sparse_moe.w2.weight"), (Shape{4096, 14336}));
+    EXPECT_FALSE(tensors.contains(layer + "block_sparse_moe.gate.weight"));
+    EXPECT_FALSE(tensors.contains(layer + "mlp.gate_proj.weight"));
+  }
+}
+
+TEST(NameTable, NamesTheTensorsOfLlamaMoeResidual) {
+  ModelConfig c = v1_config(14);
+  c.moe.expert_sizes.assign(32, std::vector<std::int64_t>(14, 688));
+  c.moe.shared_sizes.assign(32, {688, 688});
+  c.moe.shared_gate = true;
+  std::map<std::string, Shape> expected = common_tensors(c);
+  for (std::int64_t l = 0; l < 32; ++l) {
+    const std::string mlp = str("model.layers.", l, ".mlp.");
+    expected[mlp + "moe_layer.gate.gate_network.0.weight"] = {14, 4096};
+    expected[mlp + "moe_layer.gate.gate_network.2.weight"] = {14, 14};
+    expected[mlp + "moe_layer.gate.weight_noise.weight"] = {14, 4096};
+    expected[mlp + "residual_block.gate.gate_network.weight"] = {2, 4096};
+    const auto experts = [&](const std::string& block, int count) {
+      for (int e = 0; e < count; ++e) {
+        expected[str(mlp, block, ".calculator.experts.weight_gate.", e)] = {688, 4096};
+        expected[str(mlp, block, ".calculator.experts.weight_up.", e)] = {688, 4096};
+        expected[str(mlp, block, ".calculator.experts.weight_down.", e)] = {4096, 688};
+      }
+    };
+    experts("moe_layer", 14);
+    experts("residual_block", 2);
+  }
+  EXPECT_EQ(tensors_of(c, ModelFormat::llama_moe), expected);
+  c.moe.gate = GateKind::linear;
+  EXPECT_TRUE(tensors_of(c, ModelFormat::llama_moe)
+                  .contains("model.layers.0.mlp.moe_layer.gate.gate_network.weight"));
+}
+
+TEST(NameTable, NativeNamesAndShapesAreOurOwn) {
+  ModelConfig c = v2_config(7, 1, true);
+  c.moe.gate_bias = true;
+  c.moe.shared_gate = true;
+  c.moe.expert_sizes[3].clear();
+  c.moe.shared_sizes[3].clear();
+  std::map<std::string, Shape> expected;
+  for (const ParameterSpec& p : model_parameters(c)) expected[p.name] = p.shape;
+  EXPECT_EQ(tensors_of(c, ModelFormat::native), expected);
+}
+
+TEST(NameTable, V1Defect12NothingButLlamaMoeNamesAWeightG) {
+  // transformers 4.47 renames every key that contains weight_g and loses the tensor.
+  const auto renamed = [](const ModelConfig& c, ModelFormat format) {
+    int count = 0;
+    for (const auto& [name, shape] : tensors_of(c, format))
+      count += name.find("weight_g") != std::string::npos;
+    return count;
+  };
+  const ModelConfig c = v2_config(7, 1, true), mixtral = v2_config(8, 2, false);
+  EXPECT_EQ(renamed(mixtral, ModelFormat::mixtral), 0);
+  EXPECT_EQ(renamed(c, ModelFormat::llama_moe_v2), 0);
+  EXPECT_EQ(renamed(c, ModelFormat::native), 0);
+  EXPECT_EQ(renamed(v1_config(8), ModelFormat::llama_moe), 32 * 8);
 }
 
 TEST(NameTable, NamesTheLinearGateAndLeavesOutNoise) {
@@ -121,6 +301,10 @@ TEST(NameTable, PiecesCoverUnevenExpertsInOrder) {
 
 TEST(NameTable, RefusesWhatAFormatHasNoNameFor) {
   EXPECT_THROW(stored_parameters(v1_config(8), ModelFormat::mixtral), Error);  // mlp gate
+  EXPECT_THROW(stored_parameters(v2_config(7, 1, true), ModelFormat::mixtral), Error);
+  ModelConfig dense_layer = v1_config(8);
+  dense_layer.moe.expert_sizes[5].clear();
+  EXPECT_THROW(stored_parameters(dense_layer, ModelFormat::llama_moe), Error);
 }
 
 }  // namespace
