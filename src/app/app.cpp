@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/readable.h"
 
 namespace moe {
 namespace {
@@ -118,22 +119,6 @@ void Progress::finish() {
   if (drawn_ && terminal_) std::fprintf(stderr, "\r\033[K");
   drawn_ = false;
   quiet_ = true;
-}
-
-std::string readable_count(double value) {
-  if (value < 1000) return fmt::format("{:.0f}", value);
-  for (const char* suffix : {"k", "M", "G", "T"}) {
-    value /= 1000;
-    if (value < 1000) return fmt::format("{:.{}f}{}", value, value < 10 ? 2 : 1, suffix);
-  }
-  return fmt::format("{:.0f}T", value);
-}
-
-std::string readable_seconds(double seconds) {
-  const auto s = std::int64_t(std::llround(std::min(seconds, 3.6e8)));
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
 }
 
 }  // namespace moe

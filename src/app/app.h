@@ -62,10 +62,4 @@ class Progress {
   Clock::time_point start_, next_;
 };
 
-/// "950", "12.3k", "4.56M", "7.8G": counts and rates for people.
-std::string readable_count(double value);
-
-/// "42s", "3m05s", "2h07m": durations for people.
-std::string readable_seconds(double seconds);
-
 }  // namespace moe

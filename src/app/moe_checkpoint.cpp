@@ -15,6 +15,7 @@
 #include "config/train_config.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/readable.h"
 #include "hf/model_folder.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_diff.h"

@@ -7,6 +7,7 @@
 #include "app/app.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/readable.h"
 #include "data/build_shards.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"

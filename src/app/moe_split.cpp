@@ -4,19 +4,25 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <string>
 
 #include "app/app.h"
+#include "app/mpi_program.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "eval/model_difference.h"
+#include "eval/top_k_loss.h"
+#include "report/split_report.h"
 #include "split/split_model.h"
 
 namespace moe {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr const char* kDescription =
     "Turns a dense LLaMA checkpoint into a mixture of experts: divides the FFN neurons of every "
@@ -30,13 +36,22 @@ constexpr const char* kExamples = R"(Examples:
     moe-split --input llama-2-7b --output mixtral-2-8 --experts 8 --top-k 2 \
               --method clustering --cluster-on up --gate linear --format mixtral
 
-  The dense model exactly, to check an installation:
+  One shared and seven routed experts by gradient importance, as LLaMA-MoE v2 makes them, with the
+  loss right after the split for every k:
+    moe-split --input llama-3-8b --output v2 --experts 7 --shared 1 --top-k 1 --method residual \
+              --importance-from inputs --gate centers --scale least-squares --format native \
+              --calibration shards/text.h5 --held-out shards/held-out.h5
+
+  The dense model exactly, to check an installation, and the proof:
     moe-split --input llama-2-7b --output same --experts 8 --top-k 8 --gate zeros --scale 8
+    moe-split verify llama-2-7b same --data shards/held-out.h5
 )";
 
-struct Arguments {
+struct SplitArguments {
   SplitOptions split;
-  std::string gate, format = "llama-moe", dtype;
+  std::string gate, gate_metric = "cosine", scale = "natural", format = "llama-moe", dtype;
+  std::vector<std::string> calibration, held_out;
+  std::int64_t threads = 0;
   bool json = false;
 };
 
@@ -54,138 +69,235 @@ std::int64_t anonymous_memory() {
   return 0;
 }
 
-/// "1376", or "21 to 22" for experts of different sizes.
-std::string size_range(const SplitReport& report) {
-  std::int64_t least = report.layers.at(0).sizes.at(0), most = least;
-  for (const auto& layer : report.layers) {
-    const auto [low, high] = std::minmax_element(layer.sizes.begin(), layer.sizes.end());
-    least = std::min(least, *low);
-    most = std::max(most, *high);
-  }
-  return least == most ? fmt::format("{}", least) : fmt::format("{} to {}", least, most);
+HeldOut held_out_text(const std::vector<std::string>& shards, const ModelConfig& model,
+                      std::int64_t length) {
+  return HeldOut::documents(
+      {shards.begin(), shards.end()}, length, model.vocab_size,
+      model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt);
 }
 
-void print_clustering(const SplitReport& report) {
-  if (report.layers.at(0).measures.empty()) return;
-  fmt::print("\n{:>5}  {:>12}  {:>12}  {:>12}  {:>10}\n", "layer", "inertia", "random split",
-             "unbalanced", "iterations");
-  for (std::size_t l = 0; l < report.layers.size(); ++l) {
-    const auto& list = report.layers[l].measures;
-    const std::map<std::string, double> m(list.begin(), list.end());
-    fmt::print("{:>5}  {:>12.4f}  {:>12.4f}  {:>12.4f}  {:>10}\n", l, m.at("objective"),
-               m.at("objective_random"), m.at("objective_unbalanced"), int(m.at("iterations")));
-  }
-  fmt::print(
-      "inertia: sum of squared distances of normalised rows to their expert's mean; unbalanced: "
-      "to the nearest mean.\n");
-}
-
-void print_table(const SplitReport& r, const Arguments& a, std::int64_t memory) {
-  const auto row = [](const char* name, const std::string& value) {
-    fmt::print("{:<22}{}\n", name, value);
+/// The dense model's loss and that of the split one for every number of chosen experts.
+SplitLosses measure_losses(const SplitArguments& a, const SplitReport& report,
+                           Communicator& world) {
+  constexpr std::int64_t kMicroBatch = 4;
+  const ModelFolder dense(a.split.input);
+  const HeldOut text = held_out_text(a.held_out, dense.config(), a.split.calibration.length);
+  SplitLosses losses;
+  const ParameterRows dense_rows = [&](const std::string& name, std::int64_t first,
+                                       std::int64_t count) {
+    return dense.read(name, first, count, report.dtype);
   };
-  const auto& moe = r.config.moe;
-  row("model", fmt::format("{} ({}, {})", a.split.output.string(), name(r.format), name(r.dtype)));
-  row("layers", fmt::format("{}", r.config.layers));
-  row("experts",
-      fmt::format("{} of {} neurons, {} chosen per token", moe.experts, size_range(r), moe.top_k));
-  row("method", fmt::format("{}, seed {}", r.method, r.seed));
-  row("gate", fmt::format("{}{}", name(r.gate), moe.gate_noise ? ", with noise" : ""));
-  row("scale", fmt::format("{:g}", moe.score_scale.at(0)));
-  row("parameters", fmt::format("{} ({}), {} activated", r.parameters.total,
-                                readable_count(double(r.parameters.total)),
-                                readable_count(double(r.parameters.activated))));
-  row("written", fmt::format("{:.1f} MB in {:.2f} s, {:.0f} MB/s", double(r.bytes) / 1e6, r.seconds,
-                             double(r.bytes) / 1e6 / r.seconds));
-  if (r.construction_seconds > 0.01 * r.seconds)
-    row("", fmt::format("of which construction {:.2f} s", r.construction_seconds));
-  if (memory > 0) row("memory", fmt::format("{:.0f} MB anonymous at most", double(memory) / 1e6));
-  print_clustering(r);
+  losses.dense =
+      losses_of({dense.config()}, dense_rows, DType::f32, text, kMicroBatch, world).front();
+  std::vector<ModelConfig> configs;
+  for (const std::int64_t k : a.split.also_top_k) configs.push_back(report.plan.config_with(k));
+  const auto found = losses_of(configs, split_rows(dense, report.plan, report.dtype), DType::f32,
+                               text, kMicroBatch, world);
+  for (std::size_t i = 0; i < found.size(); ++i) losses.by_top_k[a.split.also_top_k[i]] = found[i];
+  return losses;
 }
 
-nlohmann::ordered_json to_json(const SplitReport& r, const Arguments& a, std::int64_t memory) {
-  nlohmann::ordered_json layers = nlohmann::ordered_json::array();
-  for (const auto& layer : r.layers) {
-    nlohmann::ordered_json one = {{"expert_sizes", layer.sizes}};
-    for (const auto& [measure, value] : layer.measures) one[measure] = value;
-    layers.push_back(one);
-  }
-  return {{"output", a.split.output.string()},
-          {"format", name(r.format)},
-          {"dtype", name(r.dtype)},
-          {"method", r.method},
-          {"seed", r.seed},
-          {"experts", r.config.moe.experts},
-          {"top_k", r.config.moe.top_k},
-          {"gate", name(r.gate)},
-          {"gate_noise", r.config.moe.gate_noise},
-          {"scale", r.config.moe.score_scale.at(0)},
-          {"parameters", {{"total", r.parameters.total}, {"activated", r.parameters.activated}}},
-          {"bytes", r.bytes},
-          {"seconds", r.seconds},
-          {"construction_seconds", r.construction_seconds},
-          {"anonymous_memory_bytes", memory},
-          {"warnings", r.warnings},
-          {"layers", layers}};
-}
-
-int run(Arguments& a) {
+int run_split(SplitArguments& a, Communicator& world) {
   if (!a.gate.empty()) a.split.gate = gate_init_named(a.gate);
   if (!a.dtype.empty()) a.split.dtype = stored_type_named(a.dtype);
+  a.split.gate_metric = token_metric_named(a.gate_metric);
+  a.split.scale = split_scale_named(a.scale);
   a.split.format = model_format_named(a.format);
+  a.split.calibration.shards.assign(a.calibration.begin(), a.calibration.end());
+  if (!a.held_out.empty()) {
+    a.split.also_top_k.resize(std::size_t(std::max<std::int64_t>(a.split.experts, 0)));
+    std::iota(a.split.also_top_k.begin(), a.split.also_top_k.end(), std::int64_t{1});
+  }
 
   std::int64_t memory = 0;
   std::optional<Progress> progress;
-  const SplitReport report = split_model(a.split, [&](std::int64_t done, std::int64_t total) {
-    if (!progress) progress.emplace("splitting", total, "weights");
-    progress->update(done, done);
-    memory = std::max(memory, anonymous_memory());
-  });
+  const SplitReport report =
+      split_model(a.split, world, [&](std::int64_t done, std::int64_t total) {
+        if (!progress) progress.emplace("splitting", total, "weights");
+        progress->update(done, done);
+        memory = std::max(memory, anonymous_memory());
+      });
   progress.reset();
+  std::optional<SplitLosses> losses;
+  if (!a.held_out.empty()) losses = measure_losses(a, report, world);
+  if (world.rank() != 0) return kExitOk;
   for (const std::string& warning : report.warnings) log_warning("{}", warning);
-  if (a.json)
-    fmt::print("{}\n", to_json(report, a, memory).dump(2));
-  else
-    print_table(report, a, memory);
+  for (const std::string& note : report.notes) log_info("{}", note);
+  fmt::print("{}", a.json ? split_report_json(a.split, report, losses, memory)
+                          : split_report_text(a.split, report, losses, memory));
   return kExitOk;
 }
 
-Action define(CLI::App& app) {
-  auto a = std::make_shared<Arguments>();
-  SplitOptions& o = a->split;
-  app.add_option("--input", o.input, "dense model: a Hugging Face folder of a LLaMA")->required();
-  app.add_option("--output", o.output, "folder to make")->required();
-  app.add_option("--experts", o.experts, "experts per layer")->capture_default_str();
+void define_split(CLI::App& app, SplitArguments& a) {
+  SplitOptions& o = a.split;
+  app.add_option("--input", o.input, "dense model: a Hugging Face folder of a LLaMA");
+  app.add_option("--output", o.output, "folder to make");
+  app.add_option("--experts", o.experts, "routed experts per layer")->capture_default_str();
   app.add_option("--top-k", o.top_k, "experts chosen per token")->capture_default_str();
-  app.add_option("--method", o.method, "how neurons are divided: random or clustering")
+  app.add_option("--shared", o.shared,
+                 "shared experts per layer, which every token visits besides (residual, "
+                 "sharing-inter)")
       ->capture_default_str();
-  app.add_option("--cluster-on", o.construction.cluster_on,
-                 "clustering: the projection whose rows are compared, up or gate")
+  app.add_option("--expert-size", o.expert_size,
+                 "neurons of each expert (default: all neurons divided evenly)");
+  app.add_flag("--uneven", o.uneven, "with --expert-size: the last expert takes what is left");
+  app.add_option("--dense-layers", o.dense_layers, "layers left dense, as 0,31")->delimiter(',');
+  app.add_option("--method", o.method,
+                 "how neurons are divided: " + join(construction_names(), ", "))
       ->capture_default_str();
-  app.add_option("--cluster-starts", o.construction.cluster_starts,
-                 "clustering: runs from different seeds, of which the best is taken")
+
+  CLI::Option_group& method = *app.add_option_group("Options of methods");
+  ConstructionOptions& c = o.construction;
+  method
+      .add_option("--cluster-on", c.cluster_on,
+                  "clustering: the projection whose rows are compared, up or gate")
       ->capture_default_str();
-  app.add_option("--gate", a->gate,
-                 "linear, mlp or zeros (default: mlp for llama-moe, linear for mixtral)");
-  app.add_option(
-      "--gate-noise", o.gate_noise,
-      "on or off: noisy gates in training (default: on for llama-moe, unless the gate is "
-      "zeros)");
-  app.add_option("--scale", o.scale, "factor on the experts' output (default: experts / top-k)");
+  method.add_option("--cluster-metric", c.cluster_metric, "clustering: l2 or cosine")
+      ->capture_default_str();
+  method
+      .add_option("--cluster-starts", c.cluster_starts,
+                  "clustering: runs from different seeds, of which the best is taken")
+      ->capture_default_str();
+  method
+      .add_option("--importance-from", c.importance_from,
+                  "gradient, sharing-*, residual: importance to clusters of documents (LLaMA-MoE "
+                  "v1) or of the layer's inputs (v2)")
+      ->capture_default_str();
+  method.add_flag("--normalise-importance", c.normalise_importance,
+                  "the same: divide scores by their cluster's mean first");
+  method
+      .add_option("--shared-by", c.shared_by,
+                  "sharing-inter, residual: among neurons with as many votes, the larger score or "
+                  "the lower index is shared")
+      ->capture_default_str();
+  method
+      .add_option("--copy-granularity", c.copy_granularity,
+                  "copy: slices that the FFN is cut into before it is copied")
+      ->capture_default_str();
+
+  CLI::Option_group& gates = *app.add_option_group("Gate and scale");
+  gates.add_option("--gate", a.gate,
+                   "mlp, linear, zeros; from calibration text: centers, select, select-linear "
+                   "(default: mlp for llama-moe, else linear)");
+  gates.add_option("--gate-noise", o.gate_noise,
+                   "on or off: noisy gates in training (default: on for llama-moe and a random "
+                   "gate)");
+  gates
+      .add_option("--gate-metric", a.gate_metric,
+                  "centers: cosine, or l2, whose gate has a bias (format native)")
+      ->capture_default_str();
+  gates.add_flag("--gate-balanced", o.gate_balanced,
+                 "centers with l2: every cluster gets as many calibration tokens");
+  gates
+      .add_option("--scale", a.scale,
+                  "factor on the experts' output: a number, natural (experts / top-k), variance "
+                  "(sqrt(experts * top-k)) or least-squares (per layer, on calibration text)")
+      ->capture_default_str();
+  gates.add_flag("--align", o.align,
+                 "scale each output channel to the dense one's variance, in the down projections");
+  gates.add_option("--softmax-over-all", o.softmax_over_all,
+                   "weights by the softmax over all experts (default: native with top-k 1)");
+
+  CLI::Option_group& text = *app.add_option_group("Text");
+  text.add_option("--calibration", a.calibration, "token shards that methods and gates learn from");
+  text.add_option("--calibration-tokens", o.calibration.tokens, "of them, at most")
+      ->capture_default_str();
+  text.add_option("--calibration-length", o.calibration.length,
+                  "longer documents are cut; also of held-out text")
+      ->capture_default_str();
+  text.add_option("--held-out", a.held_out,
+                  "token shards on which the loss is measured right after the split, for every "
+                  "number of chosen experts");
+
   app.add_option("--seed", o.seed, "of the partition and the gates")->capture_default_str();
-  app.add_option("--format", a->format, "layout of the output: llama-moe or mixtral")
+  app.add_option("--format", a.format,
+                 "layout of the output: llama-moe, llama-moe-v2, mixtral or native")
       ->capture_default_str();
-  app.add_option("--dtype", a->dtype,
-                 "f32, bf16, f16 or f64 (default: the dense model's own type)");
+  app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64 (default: the dense model's own type)");
+  app.add_option("--threads", a.threads, "of each rank (default: the cores over the host's ranks)");
   app.add_flag("--force", o.force, "replace an existing output folder");
-  app.add_flag("--json", a->json, "print the result as JSON");
-  return [a] { return run(*a); };
+  app.add_flag("--json", a.json, "print the report as JSON");
+}
+
+struct VerifyArguments {
+  std::string a, b, dtype = "f32";
+  std::vector<std::string> data;
+  std::int64_t sequences = 8, length = 256;
+  double tolerance = 1e-5;
+  bool json = false;
+};
+
+int run_verify(const VerifyArguments& v) {
+  const ModelSource a = open_model(v.a), b = open_model(v.b);
+  const std::int64_t length = std::min({v.length, a.config.max_positions, b.config.max_positions});
+  const ModelDifference d = compare_models(a, b, held_out_text(v.data, a.config, length),
+                                           v.sequences, float_dtype_named(v.dtype), v.tolerance);
+  const bool same = !d.first_layer;
+  const std::string where = same                 ? ""
+                            : *d.first_layer < 0 ? "the embeddings"
+                            : *d.first_layer >= std::min(a.config.layers, b.config.layers)
+                                ? "the final norm or the head"
+                                : str("layer ", *d.first_layer);
+  if (v.json) {
+    const nlohmann::ordered_json j = {{"equal", same},
+                                      {"tokens", d.tokens},
+                                      {"largest_difference", d.largest},
+                                      {"largest_logit", d.largest_logit},
+                                      {"tolerance", v.tolerance},
+                                      {"first_difference", where},
+                                      {"first_parameter", d.first_parameter}};
+    fmt::print("{}\n", j.dump());
+  } else {
+    fmt::print(
+        "{}: logits differ by {:.3g} at most, the largest being {:.4g}, over {} tokens in {}\n",
+        same ? "equal" : "different", d.largest, d.largest_logit, d.tokens, v.dtype);
+    if (!same) fmt::print("they begin to differ in {}\n", where);
+    if (!d.first_parameter.empty())
+      fmt::print("first parameter that differs or that one of them lacks: {}\n", d.first_parameter);
+  }
+  return same ? kExitOk : kExitFailed;
 }
 
 }  // namespace
 }  // namespace moe
 
 int main(int argc, char** argv) {
-  return moe::run_program(argc, argv, {"moe-split", moe::kDescription, moe::kExamples},
-                          moe::define);
+  return moe::run_program(
+      argc, argv, {"moe-split", moe::kDescription, moe::kExamples},
+      [&](CLI::App& app) -> moe::Action {
+        auto split = std::make_shared<moe::SplitArguments>();
+        auto verify = std::make_shared<moe::VerifyArguments>();
+        moe::define_split(app, *split);
+        app.require_subcommand(0, 1);
+        CLI::App* command = app.add_subcommand(
+            "verify",
+            "Whether two models give the same logits on some text (exit code 0 or 1), "
+            "and where they begin to differ");
+        command->add_option("A", verify->a, "model folder or training checkpoint")->required();
+        command->add_option("B", verify->b, "another")->required();
+        command->add_option("--data", verify->data, "token shards")->required();
+        command->add_option("--sequences", verify->sequences, "documents compared")
+            ->capture_default_str();
+        command->add_option("--length", verify->length, "longer documents are cut")
+            ->capture_default_str();
+        command->add_option("--dtype", verify->dtype, "f32, f64 or bf16")->capture_default_str();
+        command
+            ->add_option("--tolerance", verify->tolerance,
+                         "of a logit, as a share of the largest one")
+            ->capture_default_str();
+        command->add_flag("--json", verify->json, "print one JSON object");
+        return [=, &argc, &argv] {
+          if (command->parsed()) return moe::run_verify(*verify);
+          MOE_REQUIRE(!split->split.input.empty(), "--input is required");
+          MOE_REQUIRE(!split->split.output.empty(), "--output is required");
+          if (!moe::launched_by_mpi()) {
+            moe::set_threads(split->threads, 1);
+            return moe::run_split(*split, *moe::single_rank());
+          }
+          return moe::run_under_mpi("moe-split", argc, argv, [&](moe::MpiWorld& mpi) {
+            moe::set_threads(split->threads, mpi.local_ranks());
+            return moe::run_split(*split, mpi.world());
+          });
+        };
+      });
 }

@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <omp.h>
-
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <thread>
+#include <memory>
 
 #include "app/app.h"
+#include "app/mpi_program.h"
 #include "comm/watchdog.h"
-#include "core/log.h"
 #include "train/trainer.h"
 
 namespace moe {
@@ -20,21 +15,13 @@ struct Options {
   std::vector<std::string> set;
 };
 
-/// Cores over the ranks of this host, unless configured.
-int threads_per_rank(std::int64_t configured, int local_ranks) {
-  if (configured > 0) return int(configured);
-  const int cores = int(std::max(1u, std::thread::hardware_concurrency()));
-  return std::max(1, cores / local_ranks);
-}
-
 int run(const Options& o, MpiWorld& mpi) {
   std::vector<std::string> overrides = o.set;
   if (!o.init_from.empty()) overrides.push_back("model.init_from=" + o.init_from);
   const TrainConfig config = load_train_config(o.config, overrides);
   StartOptions start;
   start.resume = o.resume;
-  start.threads = threads_per_rank(config.run.threads, mpi.local_ranks());
-  omp_set_num_threads(start.threads);
+  start.threads = set_threads(config.run.threads, mpi.local_ranks());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
   Trainer(config, start, mpi.world()).run();
   return kExitOk;
@@ -63,18 +50,8 @@ int main(int argc, char** argv) {
     app.add_option("--init-from", o->init_from,
                    "Take weights alone from a model folder or checkpoint (model.init_from)");
     return [o, &argc, &argv] {
-      moe::MpiWorld mpi(&argc, &argv);
-      moe::set_log_rank(mpi.world().rank());
-      try {
-        return moe::run(*o, mpi);
-      } catch (const std::exception& e) {
-        if (mpi.world().size() == 1) return moe::report_error("moe-train");
-        const bool input = dynamic_cast<const moe::InputError*>(&e) != nullptr;
-        // Bad input is mostly bad on every rank: rank 0 speaks for all, unless it is well.
-        if (input && mpi.world().rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-        mpi.abort(moe::str("moe-train: error: ", e.what()),
-                  input ? moe::kExitBadInput : moe::kExitFailed);
-      }
+      return moe::run_under_mpi("moe-train", argc, argv,
+                                [&](moe::MpiWorld& mpi) { return moe::run(*o, mpi); });
     };
   });
 }

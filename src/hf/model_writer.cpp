@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/durable_files.h"
 #include "hf/convert.h"
 #include "hf/hf_config.h"
 #include "hf/model_folder.h"
@@ -45,17 +46,10 @@ class TemporaryFolder {
   /// Takes the target's place; what stood there is removed afterwards.
   void publish() {
     sync_path(path_);
-    const bool replace = fs::exists(target_);
-    const unsigned flags = replace ? RENAME_EXCHANGE : RENAME_NOREPLACE;
-    int renamed = ::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, target_.c_str(), flags);
-    if (renamed != 0 && errno == EINVAL) {  // a file system without these flags
-      const fs::path old = path_.string() + "-old";
-      if (replace) fs::rename(target_, old);
-      renamed = ::rename(path_.c_str(), target_.c_str());
-      if (replace && renamed == 0) fs::rename(old, path_);
-    }
-    MOE_CHECK(renamed == 0, "cannot rename ", path_.string(), " to ", target_.string(), ": ",
-              std::strerror(errno));
+    if (fs::exists(target_))
+      exchange_paths(path_, target_);
+    else
+      rename_path(path_, target_);
     sync_path(target_.parent_path());
   }
 

@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "hf/side_files.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "core/durable_files.h"
 #include "core/error.h"
 
 namespace moe {
@@ -55,24 +50,6 @@ std::string generation_config(const ModelConfig& config) {
 }
 
 }  // namespace
-
-void sync_path(const fs::path& path) {
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  const bool good = file >= 0 && ::fsync(file) == 0;
-  const int reason = errno;
-  if (file >= 0) ::close(file);
-  MOE_CHECK(good, "cannot sync ", path.string(), ": ", std::strerror(reason));
-}
-
-std::int64_t write_synced(const fs::path& path, std::string_view text) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  MOE_CHECK(file != nullptr, "cannot create ", path.string(), ": ", std::strerror(errno));
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file) == 0;
-  MOE_CHECK(written && closed, "cannot write ", path.string(), ": ", std::strerror(errno));
-  sync_path(path);
-  return std::int64_t(text.size());
-}
 
 void require_side_files(const ModelConfig& config, const WriteOptions& options) {
   MOE_REQUIRE(!options.tokenizer_from || fs::is_directory(*options.tokenizer_from),

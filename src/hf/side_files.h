@@ -10,11 +10,6 @@
 
 namespace moe {
 
-/// Writes a text file and syncs it; returns its size. Throws Error when the system cannot.
-std::int64_t write_synced(const std::filesystem::path& path, std::string_view text);
-/// Syncs a file or folder.
-void sync_path(const std::filesystem::path& path);
-
 /// Throws InputError when a folder that WriteOptions names is none, or lacks the Python files that
 /// it is named for.
 void require_side_files(const ModelConfig& config, const WriteOptions& options);

@@ -35,8 +35,8 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
   Tensor dx, dw;
   if (gradients) {
     dx = empty_like(xv);
-    dw = Tensor::empty(w.shape(), acc, w.device());
-    if (rows == 0) device.fill(dw, 0);
+    if (head.wants_gradient()) dw = Tensor::empty(w.shape(), acc, w.device());
+    if (rows == 0 && dw.defined()) device.fill(dw, 0);
   }
   const Tensor flat_labels = labels.view({rows});
   Tensor logits_buffer = Tensor::empty({std::min(chunk, rows), vocabulary}, acc, xv.device());
@@ -55,7 +55,7 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
     }
     Tensor dxc = dx.slice(first, n);
     device.gemm(dxc, dlogits, false, w, false, 0);
-    device.gemm(dw, dlogits, true, xc, false, first == 0 ? 0 : 1);
+    if (dw.defined()) device.gemm(dw, dlogits, true, xc, false, first == 0 ? 0 : 1);
   }
   Tensor total = Tensor::empty({1}, acc, xv.device());
   device.sum(total, token_loss);
@@ -63,7 +63,8 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
 
   Variable loss =
       record("linear_cross_entropy", {x, head}, total, [dx, dw](std::span<const Tensor> dloss) {
-        return std::vector<Tensor>{scaled_by(dx, dloss[0]), scaled_by(dw, dloss[0])};
+        return std::vector<Tensor>{scaled_by(dx, dloss[0]),
+                                   dw.defined() ? scaled_by(dw, dloss[0]) : dw};
       });
   return {loss, token_loss};
 }

@@ -8,7 +8,8 @@ namespace moe {
 
 namespace {
 
-constexpr GateInit kAll[] = {GateInit::mlp, GateInit::linear, GateInit::zeros};
+constexpr GateInit kAll[] = {GateInit::mlp,     GateInit::linear, GateInit::zeros,
+                             GateInit::centers, GateInit::select, GateInit::select_linear};
 
 }  // namespace
 
@@ -20,6 +21,12 @@ const char* name(GateInit init) {
       return "linear";
     case GateInit::zeros:
       return "zeros";
+    case GateInit::centers:
+      return "centers";
+    case GateInit::select:
+      return "select";
+    case GateInit::select_linear:
+      return "select-linear";
   }
   return "?";
 }
@@ -27,11 +34,12 @@ const char* name(GateInit init) {
 GateInit gate_init_named(std::string_view text) {
   for (const GateInit init : kAll)
     if (text == name(init)) return init;
-  throw InputError(str("unknown gate '", text, "': use mlp, linear or zeros"));
+  throw InputError(
+      str("unknown gate '", text, "': use mlp, linear, zeros, centers, select or select-linear"));
 }
 
 GateKind gate_kind(GateInit init) {
-  return init == GateInit::mlp ? GateKind::mlp : GateKind::linear;
+  return init == GateInit::mlp || init == GateInit::select ? GateKind::mlp : GateKind::linear;
 }
 
 bool is_router_parameter(const std::string& parameter) {
@@ -39,11 +47,12 @@ bool is_router_parameter(const std::string& parameter) {
 }
 
 ParameterRows gate_weights(const ModelConfig& config, GateInit init, std::uint64_t seed) {
-  return [zeros = init == GateInit::zeros, weights = initial_weights(config, seed)](
-             const std::string& parameter, std::int64_t first, std::int64_t count) {
+  const bool random = init == GateInit::mlp || init == GateInit::linear;
+  return [random, weights = initial_weights(config, seed)](const std::string& parameter,
+                                                           std::int64_t first, std::int64_t count) {
     MOE_CHECK(is_router_parameter(parameter), parameter, " is no router's");
     const Tensor w = weights(parameter, first, count);
-    return zeros ? Tensor::zeros(w.shape(), w.dtype()) : w;
+    return random ? w : Tensor::zeros(w.shape(), w.dtype());
   };
 }
 

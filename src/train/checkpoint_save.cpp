@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "core/durable_files.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "train/checkpoint.h"

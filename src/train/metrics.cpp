@@ -12,6 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/durable_files.h"
+#include "core/readable.h"
 #include "train/checkpoint_files.h"
 
 namespace moe {
@@ -43,21 +45,6 @@ void cut(const fs::path& file, std::int64_t last_step) {
   const fs::path shorter = file.string() + ".tmp";
   write_synced(shorter, kept);
   rename_path(shorter, file);
-}
-
-std::string count_text(double x) {
-  for (const char* unit : {"", "k", "M", "G", "T"}) {
-    if (std::abs(x) < 999.5) return fmt::format("{:.{}f}{}", x, *unit && x < 100 ? 1 : 0, unit);
-    x /= 1000;
-  }
-  return fmt::format("{:.1f}P", x);
-}
-
-std::string time_text(double seconds) {
-  const auto s = std::int64_t(std::llround(std::clamp(seconds, 0.0, 3.6e8)));
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}m{:02}s", s / 60, s % 60);
-  return fmt::format("{}h{:02}m", s / 3600, s / 60 % 60);
 }
 
 }  // namespace
@@ -121,16 +108,16 @@ std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double
   add(m.loss, [](double x) { return fmt::format("loss {:.4f}", x); });
   add(m.learning_rate, [](double x) { return fmt::format("lr {:.2e}", x); });
   add(m.grad_norm, [](double x) { return fmt::format("grad {:.3g}", x); });
-  add(m.tokens_per_second, [](double x) { return count_text(x) + " tok/s"; });
-  add(m.flops_per_second, [](double x) { return count_text(x) + "FLOP/s"; });
+  add(m.tokens_per_second, [](double x) { return readable_count(x) + " tok/s"; });
+  add(m.flops_per_second, [](double x) { return readable_count(x) + "FLOP/s"; });
   if (!m.load_max_over_mean.empty())
     add(*std::max_element(m.load_max_over_mean.begin(), m.load_max_over_mean.end()),
         [](double x) { return fmt::format("load {:.2f}", x); });
   if (m.dropped_tokens > 0)
-    line += fmt::format(" | {} dropped", count_text(double(m.dropped_tokens)));
+    line += fmt::format(" | {} dropped", readable_count(double(m.dropped_tokens)));
   for (const auto& [domain, loss] : m.held_out_loss)
     line += fmt::format(" | held-out {} {:.4f}", domain, loss);
-  add(eta_seconds, [](double x) { return time_text(x) + " left"; });
+  add(eta_seconds, [](double x) { return readable_seconds(x) + " left"; });
   return line;
 }
 

@@ -125,7 +125,7 @@ TEST_F(SplitModel, ExpertsHoldTheRowsOfThePartitionAndAllElseIsUntouched) {
   for (std::int64_t l = 0; l < kLayers; ++l) {
     const auto sizes = even_sizes(172, 8);
     EXPECT_EQ(after.config().layer_expert_sizes(l), sizes);
-    EXPECT_EQ(report.layers[std::size_t(l)].sizes, sizes);
+    EXPECT_EQ(sizes_of(report.plan.layers.at(l).partition.experts), sizes);
     const Partition expected =
         make_construction("random", {})->split({l, 42, 172, sizes}, FfnWeights()).partition;
     EXPECT_EQ(expect_permuted_rows(before, after, l, DType::f32), concatenated(expected.experts));
@@ -181,7 +181,7 @@ TEST_F(SplitModel, GatesAreRandomOrZeroAsAskedFor) {
   dense();
   const SplitReport report = split_model(options());
   const ModelFolder mlp(root_ / "moe");
-  const ParameterRows gates = gate_weights(report.config, GateInit::mlp, 42);
+  const ParameterRows gates = gate_weights(report.plan.config, GateInit::mlp, 42);
   for (const std::string part : {"hidden", "output", "noise"}) {
     const std::string name = layer_name(2, "router." + part + ".weight");
     EXPECT_EQ(bytes_of(mlp.read(name, DType::f32)), bytes_of(gates(name, 0, 8))) << name;
@@ -190,7 +190,7 @@ TEST_F(SplitModel, GatesAreRandomOrZeroAsAskedFor) {
   SplitOptions o = options("zeros");
   o.gate = GateInit::zeros;
   o.top_k = o.experts;
-  EXPECT_FALSE(split_model(o).config.moe.gate_noise);
+  EXPECT_FALSE(split_model(o).plan.config.moe.gate_noise);
   EXPECT_EQ(bytes_of(ModelFolder(o.output).read("layers.1.router.weight", DType::f32)),
             bytes_of(Tensor::zeros({8, kHidden}, DType::f32)));
 }
@@ -270,7 +270,8 @@ TEST_F(SplitModel, ClusteringReportsItsObjective) {
   dense();
   SplitOptions o = options();
   o.method = "clustering";
-  for (const auto& layer : split_model(o).layers) {
+  const SplitReport report = split_model(o);
+  for (const auto& [l, layer] : report.plan.layers) {
     const std::map<std::string, double> m(layer.measures.begin(), layer.measures.end());
     EXPECT_LT(m.at("objective"), m.at("objective_random"));
   }
@@ -291,22 +292,22 @@ TEST_F(SplitModel, BadRequestsAreRefusedBeforeAnythingIsWritten) {
                  [](SplitOptions& o) { o.experts = 173; });
   expect_refused("must be positive, is 0", [](SplitOptions& o) { o.experts = 0; });
   expect_refused("the scale must be", [](SplitOptions& o) { o.scale = 0; });
-  expect_refused("unknown method", [](SplitOptions& o) { o.method = "metis"; });
+  expect_refused("unknown method", [](SplitOptions& o) { o.method = "magic"; });
   expect_refused("cannot cluster on 'down'", [](SplitOptions& o) {
     o.method = "clustering";
     o.construction.cluster_on = "down";
   });
-  expect_refused("no mlp gate: use --gate linear", [](SplitOptions& o) {
+  expect_refused("mixtral has a linear gate", [](SplitOptions& o) {
     o.format = ModelFormat::mixtral;
     o.experts = 4;
     o.gate = GateInit::mlp;
   });
-  expect_refused("no gate noise", [](SplitOptions& o) {
+  expect_refused("no place for the weights of the gate noise", [](SplitOptions& o) {
     o.format = ModelFormat::mixtral;
     o.experts = 4;
     o.gate_noise = true;
   });
-  expect_refused("172 neurons do not divide by 8",
+  expect_refused("experts of one size, the model has 22 and 21",
                  [](SplitOptions& o) { o.format = ModelFormat::mixtral; });
   expect_refused("holds no experts", [](SplitOptions& o) { o.format = ModelFormat::llama; });
   expect_refused("is no folder", [&](SplitOptions& o) { o.input = root_ / "missing"; });

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "report/split_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "core/readable.h"
+
+namespace moe {
+namespace {
+
+using nlohmann::ordered_json;
+
+/// Busiest expert over the mean.
+double load_max_over_mean(const std::vector<std::int64_t>& load) {
+  const auto total = double(std::accumulate(load.begin(), load.end(), std::int64_t{0}));
+  return total > 0
+             ? double(*std::max_element(load.begin(), load.end())) * double(load.size()) / total
+             : 0;
+}
+
+ordered_json quality_json(const LayerQuality& q, double scale) {
+  return {{"scale", scale},
+          {"reconstruction_error", q.error},
+          {"least_squares_scale", q.best_scale},
+          {"least_squares_error", q.best_error},
+          {"activation_recall", q.recall},
+          {"best_activation_recall", q.best_recall},
+          {"load", q.load},
+          {"load_max_over_mean", load_max_over_mean(q.load)}};
+}
+
+/// "1376", or "21 to 22" for experts of different sizes.
+std::string size_range(const std::vector<std::int64_t>& sizes) {
+  const auto [least, most] = std::minmax_element(sizes.begin(), sizes.end());
+  return *least == *most ? fmt::format("{}", *least) : fmt::format("{} to {}", *least, *most);
+}
+
+/// "4", or "3.1 to 4.2" for scales that differ by layer.
+std::string scale_range(const SplitPlan& plan) {
+  double least = INFINITY, most = -INFINITY;
+  for (const auto& [l, layer] : plan.layers) {
+    const double scale = layer.scale.at(plan.config.moe.top_k);
+    least = std::min(least, scale);
+    most = std::max(most, scale);
+  }
+  return least == most ? fmt::format("{:g}", least) : fmt::format("{:.3g} to {:.3g}", least, most);
+}
+
+/// A column for every measure that the construction took.
+std::string measures_table(const SplitPlan& plan) {
+  const auto& first = plan.layers.begin()->second.measures;
+  if (first.empty()) return {};
+  std::string text = fmt::format("\n{:>5}", "layer");
+  for (const auto& [measure, value] : first) text += fmt::format("  {:>20}", measure);
+  text += "\n";
+  for (const auto& [l, layer] : plan.layers) {
+    text += fmt::format("{:>5}", l);
+    for (const auto& [measure, value] : layer.measures) text += fmt::format("  {:>20.6g}", value);
+    text += "\n";
+  }
+  return text;
+}
+
+std::string quality_table(const SplitPlan& plan) {
+  if (plan.layers.begin()->second.quality.empty()) return {};
+  std::string text =
+      fmt::format("\n{:>5}  {:>7}  {:>7}  {:>11}  {:>13}  {:>8}  {:>8}  {:>7}\n", "layer", "scale",
+                  "error", "least error", "recall (best)", "load max", "overlap", "gate");
+  for (const auto& [l, layer] : plan.layers) {
+    const std::int64_t k = plan.config.moe.top_k;
+    const LayerQuality& q = layer.quality.at(k);
+    text += fmt::format(
+        "{:>5}  {:>7.3f}  {:>7.4f}  {:>11.4f}  {:>5.3f} ({:>5.3f})  {:>8.2f}  "
+        "{:>8.3f}  {:>7}\n",
+        l, layer.scale.at(k), q.error, q.best_error, q.recall, q.best_recall,
+        load_max_over_mean(q.load), neuron_overlap(layer.partition.experts),
+        layer.gate_agreement ? fmt::format("{:.2f} %", 100 * *layer.gate_agreement) : "");
+  }
+  text +=
+      "error: |dense - mixture| / |dense| of the FFN's output; least error: with the best scale;\n"
+      "recall: share of the activations' magnitude in the experts chosen, and in the best choice;\n"
+      "load max: busiest expert over the mean; overlap: mean Jaccard similarity of two experts;\n"
+      "gate: calibration tokens routed to the cluster they are in.\n";
+  return text;
+}
+
+std::string loss_table(const SplitPlan& plan, const SplitLosses& losses) {
+  std::string text = fmt::format("\n{:>7}  {:>16}  {:>12}\n", "experts", "held-out loss", "added");
+  text += fmt::format("{:>7}  {:>16.4f}  {:>12}\n", "dense", losses.dense.loss, "");
+  for (const auto& [k, loss] : losses.by_top_k)
+    text +=
+        fmt::format("{:>7}  {:>16.4f}  {:>+12.4f}{}\n", k, loss.loss, loss.loss - losses.dense.loss,
+                    k == plan.config.moe.top_k ? "  <- the model written" : "");
+  text += fmt::format("nats a token over {} tokens, right after the split, by experts chosen.\n",
+                      losses.dense.tokens);
+  return text;
+}
+
+}  // namespace
+
+std::string split_report_json(const SplitOptions& o, const SplitReport& r,
+                              const std::optional<SplitLosses>& losses,
+                              std::int64_t anonymous_memory_bytes) {
+  const SplitPlan& plan = r.plan;
+  const MoeConfig& moe = plan.config.moe;
+  ordered_json layers = ordered_json::array();
+  for (const auto& [l, layer] : plan.layers) {
+    ordered_json one = {{"layer", l},
+                        {"expert_sizes", sizes_of(layer.partition.experts)},
+                        {"shared_sizes", sizes_of(layer.partition.shared)},
+                        {"scale", layer.scale.at(moe.top_k)},
+                        {"neuron_overlap", neuron_overlap(layer.partition.experts)}};
+    for (const auto& [measure, value] : layer.measures) one[measure] = value;
+    if (layer.gate_agreement) one["gate_agreement"] = *layer.gate_agreement;
+    for (const auto& [k, quality] : layer.quality)
+      one["by_top_k"][std::to_string(k)] = quality_json(quality, layer.scale.at(k));
+    layers.push_back(one);
+  }
+  ordered_json j = {
+      {"output", o.output.string()},
+      {"format", name(r.format)},
+      {"dtype", name(r.dtype)},
+      {"method", r.method},
+      {"seed", plan.seed},
+      {"experts", moe.experts},
+      {"top_k", moe.top_k},
+      {"shared_experts", o.shared},
+      {"gate", name(plan.gate_init)},
+      {"gate_noise", moe.gate_noise},
+      {"softmax_over_all", moe.softmax_over_all},
+      {"scale_rule", name(o.scale)},
+      {"scale", moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
+      {"calibration_tokens", plan.calibration_tokens},
+      {"parameters", {{"total", r.parameters.total}, {"activated", r.parameters.activated}}},
+      {"bytes", r.bytes},
+      {"seconds", r.seconds},
+      {"construction_seconds", plan.seconds},
+      {"anonymous_memory_bytes", anonymous_memory_bytes},
+      {"warnings", r.warnings}};
+  if (losses) {
+    ordered_json by_top_k;
+    for (const auto& [k, loss] : losses->by_top_k) by_top_k[std::to_string(k)] = loss.loss;
+    j["held_out"] = {{"tokens", losses->dense.tokens},
+                     {"dense_loss", losses->dense.loss},
+                     {"loss_by_top_k", by_top_k}};
+  }
+  j["layers"] = layers;
+  return j.dump(2) + "\n";
+}
+
+std::string split_report_text(const SplitOptions& o, const SplitReport& r,
+                              const std::optional<SplitLosses>& losses,
+                              std::int64_t anonymous_memory_bytes) {
+  const SplitPlan& plan = r.plan;
+  const MoeConfig& moe = plan.config.moe;
+  const Partition& first = plan.layers.begin()->second.partition;
+  std::string text;
+  const auto row = [&](const char* label, const std::string& value) {
+    text += fmt::format("{:<22}{}\n", label, value);
+  };
+  row("model", fmt::format("{} ({}, {})", o.output.string(), name(r.format), name(r.dtype)));
+  row("layers", plan.layers.size() == std::size_t(plan.config.layers)
+                    ? fmt::format("{}", plan.config.layers)
+                    : fmt::format("{}, of which {} left dense", plan.config.layers,
+                                  plan.config.layers - std::int64_t(plan.layers.size())));
+  row("experts", fmt::format("{} of {} neurons, {} chosen per token", moe.experts,
+                             size_range(sizes_of(first.experts)), moe.top_k));
+  if (!first.shared.empty())
+    row("shared experts",
+        fmt::format("{} of {} neurons", first.shared.size(), size_range(sizes_of(first.shared))));
+  row("method", fmt::format("{}, seed {}", r.method, plan.seed));
+  row("gate", fmt::format("{}{}{}", name(plan.gate_init), moe.gate_noise ? ", with noise" : "",
+                          moe.softmax_over_all ? ", weights by the softmax over all" : ""));
+  row("scale", fmt::format("{}{}", scale_range(plan), o.align ? ", channels aligned" : ""));
+  row("parameters", fmt::format("{} ({}), {} activated", r.parameters.total,
+                                readable_count(double(r.parameters.total)),
+                                readable_count(double(r.parameters.activated))));
+  if (plan.calibration_tokens > 0)
+    row("calibration", fmt::format("{} tokens", plan.calibration_tokens));
+  row("written", fmt::format("{:.1f} MB in {:.2f} s, {:.0f} MB/s", double(r.bytes) / 1e6, r.seconds,
+                             double(r.bytes) / 1e6 / r.seconds));
+  if (plan.seconds > 0.01 * r.seconds)
+    row("", fmt::format("of which planning {:.2f} s", plan.seconds));
+  if (anonymous_memory_bytes > 0)
+    row("memory", fmt::format("{:.0f} MB anonymous at most", double(anonymous_memory_bytes) / 1e6));
+  text += measures_table(plan) + quality_table(plan);
+  if (losses) text += loss_table(plan, *losses);
+  return text;
+}
+
+}  // namespace moe

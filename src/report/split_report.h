@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "split/split_model.h"
+#include "train/held_out_loss.h"
+
+namespace moe {
+
+/// What a split did to the model's loss on held-out text, nats a token.
+struct SplitLosses {
+  HeldOutLoss dense;
+  std::map<std::int64_t, HeldOutLoss> by_top_k;  // right after the split
+};
+
+/// The report as one JSON object (docs/file_formats.md).
+std::string split_report_json(const SplitOptions& options, const SplitReport& report,
+                              const std::optional<SplitLosses>& losses,
+                              std::int64_t anonymous_memory_bytes);
+
+/// The same for people, several lines.
+std::string split_report_text(const SplitOptions& options, const SplitReport& report,
+                              const std::optional<SplitLosses>& losses,
+                              std::int64_t anonymous_memory_bytes);
+
+}  // namespace moe

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "split/split_plan.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <numeric>
+#include <set>
+
+#include "core/error.h"
+#include "hf/hf_config.h"
+#include "split/balanced_assignment.h"
+#include "split/importance.h"
+
+namespace moe {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+bool needs_inputs(GateInit gate) {
+  return gate == GateInit::centers || gate == GateInit::select || gate == GateInit::select_linear;
+}
+
+bool contains(const std::vector<std::int64_t>& list, std::int64_t value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+/// Sizes of routed and shared experts.
+struct Sizes {
+  std::vector<std::int64_t> routed, shared;
+};
+
+Sizes sizes_for(const SplitOptions& o, const Construction& construction, std::int64_t neurons) {
+  const std::int64_t all = o.experts + o.shared;
+  std::vector<std::int64_t> sizes;
+  if (o.expert_size) {
+    const std::int64_t size = *o.expert_size;
+    MOE_REQUIRE(size >= 1 && size <= neurons, "an expert of ", size, " neurons, the FFN has ",
+                neurons);
+    sizes.assign(std::size_t(all), size);
+    if (construction.coverage() == Coverage::exact && size * all != neurons) {
+      MOE_REQUIRE(o.uneven, all, " experts of ", size, " neurons are ", size * all,
+                  ", the FFN has ", neurons,
+                  ": choose other numbers, or --uneven to let the last expert differ");
+      MOE_REQUIRE(size * (all - 1) < neurons, all - 1, " experts of ", size,
+                  " neurons leave none of ", neurons, " for the last one");
+      sizes.back() = neurons - size * (all - 1);
+    }
+  } else {
+    sizes = construction.sizes(neurons, all);
+  }
+  const auto shared_end = sizes.begin() + o.shared;
+  return {{shared_end, sizes.end()}, {sizes.begin(), shared_end}};
+}
+
+void check_options(const SplitOptions& o, const ModelFolder& dense,
+                   const Construction& construction, GateInit gate) {
+  const ModelConfig& c = dense.config();
+  const std::string input = o.input.string();
+  MOE_REQUIRE(!c.is_moe(), input, " already holds a mixture of ", c.moe.experts,
+              " experts: a dense model is needed");
+  MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
+  MOE_REQUIRE(o.shared >= 0, "the number of shared experts must not be negative, is ", o.shared);
+  MOE_REQUIRE(o.experts + o.shared <= c.intermediate_size, "cannot make ", o.experts + o.shared,
+              " experts of the ", c.intermediate_size, " FFN neurons of ", input);
+  MOE_REQUIRE(o.top_k >= 1 && o.top_k <= o.experts, "top-k must lie between 1 and the number of ",
+              "experts (", o.experts, "), is ", o.top_k);
+  MOE_REQUIRE(o.shared == 0 || construction.shares(), "the method ", o.method,
+              " makes no shared experts: use residual or sharing-inter, or --shared 0");
+  MOE_REQUIRE(o.scale.rule != SplitScale::Rule::number ||
+                  (std::isfinite(o.scale.value) && o.scale.value > 0),
+              "the scale must be a positive number, is ", o.scale.value);
+  for (const std::int64_t l : o.dense_layers)
+    MOE_REQUIRE(l >= 0 && l < c.layers, "layer ", l, " cannot be left dense: the model has ",
+                c.layers, " layers, counted from 0");
+  MOE_REQUIRE(o.format != ModelFormat::llama,
+              "a llama folder holds no experts: use the format llama-moe, mixtral or native");
+  const bool calibrated = !o.calibration.shards.empty();
+  MOE_REQUIRE(calibrated || construction.need() == CalibrationNeed::nothing, "the method ",
+              o.method, " needs calibration text: give token shards with --calibration");
+  MOE_REQUIRE(calibrated || !needs_inputs(gate), "the gate ", name(gate),
+              " needs calibration text: give token shards with --calibration");
+  MOE_REQUIRE(calibrated || (o.scale.rule != SplitScale::Rule::least_squares && !o.align),
+              o.align ? "alignment" : "a least-squares scale",
+              " needs calibration text: give token shards with --calibration");
+  MOE_REQUIRE(gate == GateInit::centers || !o.gate_balanced,
+              "balanced clusters belong to the gate centers, not to ", name(gate));
+}
+
+ModelConfig moe_config(const SplitOptions& o, const ModelConfig& dense, GateInit gate,
+                       const Sizes& sizes) {
+  ModelConfig config = dense;
+  const std::size_t layers = std::size_t(dense.layers);
+  MoeConfig& m = config.moe;
+  m.experts = o.experts;
+  m.top_k = o.top_k;
+  m.expert_sizes.assign(layers, sizes.routed);
+  if (o.shared > 0) m.shared_sizes.assign(layers, sizes.shared);
+  for (const std::int64_t l : o.dense_layers) {
+    m.expert_sizes[std::size_t(l)].clear();
+    if (o.shared > 0) m.shared_sizes[std::size_t(l)].clear();
+  }
+  m.gate = gate_kind(gate);
+  m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
+  const bool random = gate == GateInit::mlp || gate == GateInit::linear;
+  m.gate_noise = o.gate_noise.value_or(o.format == ModelFormat::llama_moe && random);
+  m.softmax_over_all =
+      o.softmax_over_all.value_or(o.format == ModelFormat::native && o.top_k == 1 && o.experts > 1);
+  m.score_scale.assign(layers, 1);
+  config.validate();
+  require_representable(config, o.format);
+  return config;
+}
+
+double scale_without_text(const SplitOptions& o, const Construction& construction,
+                          bool softmax_over_all, std::int64_t top_k) {
+  const auto e = double(o.experts), k = double(top_k);
+  // A softmax over all experts gives k of them k / E in all where one over the chosen gives 1.
+  const double share = softmax_over_all ? e / k : 1;
+  switch (o.scale.rule) {
+    case SplitScale::Rule::number:
+      return o.scale.value;
+    case SplitScale::Rule::variance:
+      return share * std::sqrt(e * k);
+    default:
+      return share * construction.natural_scale(o.experts, top_k);
+  }
+}
+
+/// The mean of each piece of text's rows of x, and which piece each row belongs to.
+struct Documents {
+  Tensor means;  // f32 [this rank's pieces, hidden]
+  std::vector<std::int32_t> piece_of;
+};
+
+Documents document_means(const Tensor& x, const CalibrationText& text) {
+  Documents d;
+  std::int64_t pieces = 0, row = 0;
+  for (const Batch& b : text.batches) pieces += b.tokens.rows();
+  d.means = Tensor::zeros({pieces, x.cols()}, DType::f32);
+  std::int32_t piece = 0;
+  for (const Batch& b : text.batches)
+    for (std::int64_t s = 0; s < b.tokens.rows(); ++s, ++piece) {
+      float* mean = d.means.data<float>() + piece * x.cols();
+      std::int64_t n = 0;
+      for (std::int64_t t = 0; t < b.tokens.cols(); ++t) {
+        if (b.tokens.data<std::int32_t>()[s * b.tokens.cols() + t] < 0) continue;
+        const float* from = x.data<float>() + row++ * x.cols();
+        for (std::int64_t i = 0; i < x.cols(); ++i) mean[i] += from[i];
+        d.piece_of.push_back(piece);
+        ++n;
+      }
+      for (std::int64_t i = 0; i < x.cols(); ++i) mean[i] /= float(std::max<std::int64_t>(n, 1));
+    }
+  return d;
+}
+
+/// Rows of this rank within what gather_ranks made of all ranks' rows.
+std::int64_t rows_before(std::int64_t mine, Communicator& world) {
+  Tensor counts = Tensor::zeros({world.size()}, DType::i64);
+  counts.data<std::int64_t>()[world.rank()] = mine;
+  world.all_reduce(counts, ReduceOp::sum).wait();
+  return std::accumulate(counts.data<std::int64_t>(), counts.data<std::int64_t>() + world.rank(),
+                         std::int64_t{0});
+}
+
+std::vector<std::int32_t> own_labels(const TokenClustering& all, std::int64_t mine,
+                                     Communicator& world) {
+  const std::int64_t first = rows_before(mine, world);
+  return {all.labels.begin() + first, all.labels.begin() + first + mine};
+}
+
+class Planner {
+ public:
+  Planner(const ModelFolder& dense, const SplitOptions& options, Communicator& world)
+      : dense_(dense),
+        o_(options),
+        world_(world),
+        construction_(make_construction(options.method, options.construction)) {
+    plan_.gate_init =
+        o_.gate.value_or(o_.format == ModelFormat::llama_moe ? GateInit::mlp : GateInit::linear);
+    plan_.seed = o_.seed;
+    check_options(o_, dense_, *construction_, plan_.gate_init);
+    sizes_ = sizes_for(o_, *construction_, dense_.config().intermediate_size);
+    plan_.config = moe_config(o_, dense_.config(), plan_.gate_init, sizes_);
+    top_ks_ = {o_.top_k};
+    for (const std::int64_t k : o_.also_top_k) {
+      MOE_REQUIRE(k >= 1 && k <= o_.experts, "cannot choose ", k, " of ", o_.experts, " experts");
+      top_ks_.insert(k);
+    }
+  }
+
+  SplitPlan make() {
+    const auto start = Clock::now();
+    if (o_.calibration.shards.empty()) {
+      for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
+        if (contains(o_.dense_layers, l)) continue;
+        const FfnWeights weights = [&](std::string_view part) {
+          return dense_.read(str("layers.", l, ".ffn.", part, ".weight"), DType::f32);
+        };
+        add_layer(l, weights, {});
+      }
+    } else {
+      text_ = load_calibration(o_.calibration, dense_.config(), o_.seed, world_);
+      plan_.calibration_tokens = text_.all_tokens;
+      score_importance();
+      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer& layer, const Tensor& own) {
+        if (contains(o_.dense_layers, l)) return;
+        const FfnWeights weights = [&](std::string_view part) {
+          return (part == "gate" ? layer.gate() : part == "up" ? layer.up() : layer.down()).clone();
+        };
+        add_layer(l, weights, gather_ranks(own, world_));
+      });
+    }
+    plan_.config = plan_.config_with(o_.top_k);
+    plan_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    return std::move(plan_);
+  }
+
+ private:
+  /// Clusters of the layer's inputs: for importance by input and for gates from centres.
+  const TokenClustering& clusters(std::int64_t l, const Tensor& all_inputs) {
+    const auto known = clusters_.find(l);
+    if (known != clusters_.end()) return known->second;
+    return clusters_
+        .emplace(l, cluster_tokens(all_inputs, o_.experts, o_.gate_metric, o_.gate_balanced,
+                                   o_.seed, std::uint64_t(l)))
+        .first->second;
+  }
+
+  void score_importance() {
+    const CalibrationNeed need = construction_->need();
+    std::map<std::int64_t, std::vector<std::int32_t>> labels;
+    if (need == CalibrationNeed::importance_by_input) {
+      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer&, const Tensor& own) {
+        labels[l] = own_labels(clusters(l, gather_ranks(own, world_)), own.rows(), world_);
+      });
+    } else if (need == CalibrationNeed::importance_by_document) {
+      // Documents are known by the mean of what the last FFN is given.
+      Documents documents;
+      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer&, const Tensor& own) {
+        if (l + 1 == dense_.config().layers) documents = document_means(own, text_);
+      });
+      const TokenClustering found =
+          cluster_tokens(gather_ranks(documents.means, world_), o_.experts, TokenMetric::cosine,
+                         false, o_.seed, std::uint64_t(dense_.config().layers));
+      const std::vector<std::int32_t> own = own_labels(found, documents.means.rows(), world_);
+      std::vector<std::int32_t> by_token;
+      for (const std::int32_t piece : documents.piece_of)
+        by_token.push_back(own[std::size_t(piece)]);
+      for (std::int64_t l = 0; l < dense_.config().layers; ++l) labels[l] = by_token;
+    } else {
+      return;
+    }
+    importance_ = importance_scores(
+        dense_, text_,
+        [&](std::int64_t l) -> const std::vector<std::int32_t>& { return labels.at(l); },
+        o_.experts, world_);
+  }
+
+  void add_layer(std::int64_t l, const FfnWeights& weights, const Tensor& inputs) {
+    LayerCalibration calibration{inputs, {}};
+    if (!importance_.empty()) calibration.importance = importance_[std::size_t(l)];
+    SplitContext context;
+    context.layer = l;
+    context.seed = o_.seed;
+    context.neurons = dense_.config().intermediate_size;
+    context.sizes = sizes_.routed;
+    context.shared_sizes = sizes_.shared;
+    if (inputs.defined()) context.calibration = &calibration;
+
+    SplitPlan::Layer layer;
+    LayerSplit split = construction_->split(context, weights);
+    layer.partition = std::move(split.partition);
+    layer.measures = std::move(split.measures);
+    check_partition(layer.partition, context.neurons, construction_->coverage());
+    MOE_CHECK(sizes_of(layer.partition.experts) == sizes_.routed &&
+                  sizes_of(layer.partition.shared) == sizes_.shared,
+              "the construction made experts of ", join(sizes_of(layer.partition.experts), ", "),
+              " neurons, not of ", join(sizes_.routed, ", "));
+    for (const std::int64_t k : top_ks_)
+      layer.scale[k] = scale_without_text(o_, *construction_, plan_.config.moe.softmax_over_all, k);
+    if (inputs.defined()) {
+      const FfnMatrices ffn{weights("gate"), weights("up"), weights("down")};
+      make_gate(l, ffn, inputs, &layer);
+      measure(ffn, inputs, l, &layer);
+    }
+    plan_.layers.emplace(l, std::move(layer));
+  }
+
+  void make_gate(std::int64_t l, const FfnMatrices& ffn, const Tensor& inputs,
+                 SplitPlan::Layer* layer) {
+    const GateInit init = plan_.gate_init;
+    if (init == GateInit::centers) {
+      const TokenClustering& found = clusters(l, inputs);
+      layer->gate_agreement = routing_agreement(inputs, found);
+      TokenClustering gate = construction_->need() == CalibrationNeed::importance_by_input
+                                 ? found
+                                 : matched_to_experts(found, inputs, ffn, layer->partition.experts);
+      layer->gate.weight = gate.weight;
+      if (plan_.config.moe.gate_bias) layer->gate.bias = gate.bias;
+    } else if (init == GateInit::select || init == GateInit::select_linear) {
+      const Tensor mass = activation_mass(inputs, ffn, layer->partition.experts);
+      layer->gate = train_gate(gate_kind(init), inputs, best_experts(mass, o_.top_k), o_.seed,
+                               std::uint64_t(l));
+    }
+  }
+
+  void measure(const FfnMatrices& ffn, const Tensor& inputs, std::int64_t l,
+               SplitPlan::Layer* layer) const {
+    GateWeights gate = layer->gate;
+    if (!gate.weight.defined() && !gate.hidden.defined()) {
+      const ParameterRows rows = gate_weights(plan_.config, plan_.gate_init, o_.seed);
+      const std::string router = str("layers.", l, ".router.");
+      if (plan_.config.moe.gate == GateKind::mlp) {
+        gate.hidden = rows(router + "hidden.weight", 0, o_.experts);
+        gate.output = rows(router + "output.weight", 0, o_.experts);
+      } else {
+        gate.weight = rows(router + "weight", 0, o_.experts);
+      }
+    }
+    const Tensor logits = gate_logits(gate, inputs);
+    for (auto& [k, scale] : layer->scale) {
+      const TokenRouting routing = route(logits, k, plan_.config.moe.softmax_over_all);
+      LayerQuality q = measure_layer(inputs, ffn, layer->partition, routing, scale);
+      if (o_.scale.rule == SplitScale::Rule::least_squares && q.best_scale > 0) {
+        for (double& c : q.channel_scale) c *= scale / q.best_scale;
+        scale = q.best_scale;
+        q.error = q.best_error;
+      }
+      if (o_.align && k == o_.top_k) layer->channel_scale = q.channel_scale;
+      layer->quality.emplace(k, std::move(q));
+    }
+  }
+
+  /// The clusters in the order of the experts whose neurons fire most for them, one cluster each.
+  static TokenClustering matched_to_experts(const TokenClustering& found, const Tensor& inputs,
+                                            const FfnMatrices& ffn, const NeuronSets& experts);
+
+  const ModelFolder& dense_;
+  const SplitOptions& o_;
+  Communicator& world_;
+  std::unique_ptr<Construction> construction_;
+  Sizes sizes_;
+  CalibrationText text_;
+  std::map<std::int64_t, TokenClustering> clusters_;
+  std::vector<Tensor> importance_;
+  std::set<std::int64_t> top_ks_;
+  SplitPlan plan_;
+};
+
+TokenClustering Planner::matched_to_experts(const TokenClustering& found, const Tensor& inputs,
+                                            const FfnMatrices& ffn, const NeuronSets& experts) {
+  const auto n = std::int64_t(experts.size());
+  const Tensor mass = activation_mass(inputs, ffn, experts);
+  std::vector<double> share(std::size_t(n * n), 0.0);
+  for (std::int64_t t = 0; t < mass.rows(); ++t) {
+    const float* m = mass.data<float>() + t * n;
+    const double all = std::accumulate(m, m + n, 1e-30);
+    for (std::int64_t e = 0; e < n; ++e)
+      share[std::size_t(found.labels[std::size_t(t)] * n + e)] += double(m[e]) / all;
+  }
+  const double largest = *std::max_element(share.begin(), share.end());
+  std::vector<std::int64_t> costs, prices(std::size_t(n), 0);
+  for (const double s : share) costs.push_back(-std::llround(s / largest * 0x1p30));
+  const std::vector<std::int32_t> expert_of =
+      balanced_assignment(costs, std::vector<std::int64_t>(std::size_t(n), 1), prices);
+  TokenClustering ordered{empty_like(found.weight), empty_like(found.bias), {}};
+  for (std::int64_t c = 0; c < n; ++c) {
+    const std::int64_t e = expert_of[std::size_t(c)];
+    ordered.weight.slice(e, 1).copy_from(found.weight.slice(c, 1));
+    ordered.bias.slice(e, 1).copy_from(found.bias.slice(c, 1));
+  }
+  return ordered;
+}
+
+}  // namespace
+
+SplitScale split_scale_named(const std::string& text) {
+  if (text == "natural") return SplitScale::Rule::natural;
+  if (text == "variance") return SplitScale::Rule::variance;
+  if (text == "least-squares") return SplitScale::Rule::least_squares;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  MOE_REQUIRE(error == std::errc() && end == text.data() + text.size(), "unknown scale '", text,
+              "': use a number, natural, variance or least-squares");
+  return value;
+}
+
+std::string name(const SplitScale& scale) {
+  switch (scale.rule) {
+    case SplitScale::Rule::natural:
+      return "natural";
+    case SplitScale::Rule::variance:
+      return "variance";
+    case SplitScale::Rule::least_squares:
+      return "least-squares";
+    case SplitScale::Rule::number:
+      return str(scale.value);
+  }
+  return "?";
+}
+
+ModelConfig SplitPlan::config_with(std::int64_t top_k) const {
+  ModelConfig c = config;
+  c.moe.top_k = top_k;
+  for (const auto& [l, layer] : layers) c.moe.score_scale[std::size_t(l)] = layer.scale.at(top_k);
+  return c;
+}
+
+SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world) {
+  return Planner(dense, options, world).make();
+}
+
+}  // namespace moe
