@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -72,6 +73,8 @@ struct WriteOptions {
   /// For matrices that the format stores transposed: the rows asked for as [cols, count], or an
   /// undefined tensor to have them asked for in the usual way and transposed here.
   ParameterRows transposed_rows = {};
+  /// Puts files of its own into the folder before it gets its name.
+  std::function<void(const std::filesystem::path& folder)> more_files = {};
 };
 
 struct WrittenModel {

@@ -168,10 +168,10 @@ std::string shard_name(std::size_t i, std::size_t count) {
   return text.data();
 }
 
-std::int64_t write_weights(const fs::path& folder, const std::vector<Shard>& shards,
-                           const WriteOptions& options, const ParameterRows& rows) {
+void write_weights(const fs::path& folder, const std::vector<Shard>& shards,
+                   const WriteOptions& options, const ParameterRows& rows) {
   nlohmann::ordered_json map;
-  std::int64_t files = 0, tensors = 0;
+  std::int64_t tensors = 0;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string file = shard_name(i, shards.size());
     std::vector<SafetensorsWriter::Declaration> declared;
@@ -182,13 +182,13 @@ std::int64_t write_weights(const fs::path& folder, const std::vector<Shard>& sha
     SafetensorsWriter out(folder / file, declared);
     const PieceWriter writer(rows, options, &out);
     for (const Part& part : shards[i].parts) writer.write(*part.parameter, *part.piece);
-    files += out.finish();
+    out.finish();
     tensors += shards[i].bytes;
   }
-  if (shards.size() == 1) return files;
+  if (shards.size() == 1) return;
   const nlohmann::ordered_json index = {{"metadata", {{"total_size", tensors}}},
                                         {"weight_map", map}};
-  return files + write_synced(folder / "model.safetensors.index.json", index.dump(2) + "\n");
+  write_synced(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
 /// The rows of a model in a format's terms: a gate that only the format has is zero.
@@ -223,10 +223,13 @@ WrittenModel write_model(const fs::path& folder, const ModelConfig& config,
             " bytes, the disk has ", available, " left");
 
   WrittenModel written;
-  written.bytes = write_weights(temporary.path(), shards, options, rows_in_terms(config, rows));
-  written.bytes += write_synced(temporary.path() / "config.json",
-                                hf_config_json(config, options.format, options.dtype));
-  write_side_files(temporary.path(), config, options, &written);
+  write_weights(temporary.path(), shards, options, rows_in_terms(config, rows));
+  write_synced(temporary.path() / "config.json",
+               hf_config_json(config, options.format, options.dtype));
+  written.notes = write_side_files(temporary.path(), config, options);
+  if (options.more_files) options.more_files(temporary.path());
+  for (const auto& file : fs::directory_iterator(temporary.path()))
+    written.bytes += std::int64_t(file.file_size());
   temporary.publish();
   return written;
 } catch (const fs::filesystem_error& error) {

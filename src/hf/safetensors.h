@@ -77,7 +77,7 @@ class SafetensorsWriter {
  public:
   struct Declaration {
     std::string name;
-    DType dtype;  // f32, f16, bf16 or f64
+    DType dtype;  // f32, f16, bf16, f64, i32 or i64
     Shape shape;
   };
 

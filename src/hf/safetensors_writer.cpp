@@ -27,8 +27,12 @@ const char* safetensors_name(DType dtype) {
       return "BF16";
     case DType::f64:
       return "F64";
+    case DType::i32:
+      return "I32";
+    case DType::i64:
+      return "I64";
     default:
-      throw Error(str("a ", name(dtype), " tensor cannot be written as model weights"));
+      throw Error(str("a ", name(dtype), " tensor cannot be written to safetensors"));
   }
 }
 

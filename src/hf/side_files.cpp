@@ -33,11 +33,10 @@ std::vector<std::string> code_files(const ModelConfig& config, ModelFormat forma
   return {};
 }
 
-std::int64_t copy_synced(const fs::path& from, const fs::path& to) {
+void copy_synced(const fs::path& from, const fs::path& to) {
   fs::copy_file(from, to);
   fs::permissions(to, fs::perms::owner_write, fs::perm_options::add);
   sync_path(to);
-  return std::int64_t(fs::file_size(to));
 }
 
 std::string generation_config(const ModelConfig& config) {
@@ -61,30 +60,31 @@ void require_side_files(const ModelConfig& config, const WriteOptions& options) 
                 " folder needs LLaMA-MoE's ", join(code_files(config, options.format), " and "));
 }
 
-void write_side_files(const fs::path& folder, const ModelConfig& config,
-                      const WriteOptions& options, WrittenModel* written) {
+std::vector<std::string> write_side_files(const fs::path& folder, const ModelConfig& config,
+                                          const WriteOptions& options) {
   const auto copy = [&](const std::optional<fs::path>& from, const std::string& file) {
     if (!from || !fs::exists(*from / file)) return false;
-    written->bytes += copy_synced(*from / file, folder / file);
+    copy_synced(*from / file, folder / file);
     return true;
   };
   for (const char* file : kTokenizerFiles) copy(options.tokenizer_from, file);
   if (options.format != ModelFormat::native && !copy(options.tokenizer_from, kGenerationConfig))
-    written->bytes += write_synced(folder / kGenerationConfig, generation_config(config));
+    write_synced(folder / kGenerationConfig, generation_config(config));
 
-  std::vector<std::string> missing;
+  std::vector<std::string> missing, notes;
   for (const std::string& file : code_files(config, options.format))
     if (!copy(options.modeling_from, file) && !copy(options.tokenizer_from, file))
       missing.push_back(file);
   if (!missing.empty())
-    written->notes.push_back(
+    notes.push_back(
         str("transformers loads this folder (with trust_remote_code=True) once ",
             join(missing, " and "), " of LLaMA-MoE",
             options.format == ModelFormat::llama_moe_v2 ? " v2" : "", " lie beside config.json"));
   if (options.format == ModelFormat::llama_moe && has_shared_experts(config))
-    written->notes.push_back(
+    notes.push_back(
         "llama_moe_residual models are loaded by LLaMA-MoE's own package (smoe): there are no "
         "Python files to put beside config.json");
+  return notes;
 }
 
 }  // namespace moe

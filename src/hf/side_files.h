@@ -3,7 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string_view>
+#include <string>
+#include <vector>
 
 #include "config/model_config.h"
 #include "hf/model_folder.h"
@@ -14,9 +15,9 @@ namespace moe {
 /// it is named for.
 void require_side_files(const ModelConfig& config, const WriteOptions& options);
 
-/// Puts the tokenizer, generation_config.json and the format's Python files into a folder, and adds
-/// their bytes and what is missing to `written`.
-void write_side_files(const std::filesystem::path& folder, const ModelConfig& config,
-                      const WriteOptions& options, WrittenModel* written);
+/// Puts the tokenizer, generation_config.json and the format's Python files into a folder. Returns
+/// what is still to be done before others can load it.
+std::vector<std::string> write_side_files(const std::filesystem::path& folder,
+                                          const ModelConfig& config, const WriteOptions& options);
 
 }  // namespace moe

@@ -572,6 +572,22 @@ TEST(RequireRepresentableAll, AcceptsWhatTheFormatsHold) {
   EXPECT_NO_THROW(require_representable(small_dense_config(), ModelFormat::native));
 }
 
+TEST(ExpressedIn, SaysWhatTheFolderWillBeReadAs) {
+  ModelConfig c = small_v2_config(true, 5);
+  for (auto& layer : c.moe.shared_sizes)
+    if (!layer.empty()) layer = {2, 3};
+  EXPECT_THAT(expressed_in(c, ModelFormat::llama_moe_v2).moe.shared_sizes,
+              ElementsAre(ElementsAre(), ElementsAre(5), ElementsAre(5), ElementsAre()));
+  const MoeConfig v1 = expressed_in(c, ModelFormat::llama_moe).moe;
+  EXPECT_TRUE(v1.shared_gate);
+  EXPECT_EQ(v1.shared_scale, 2);
+  EXPECT_EQ(v1.shared_sizes, c.moe.shared_sizes);
+  EXPECT_EQ(model_config_to_json(expressed_in(c, ModelFormat::native)), model_config_to_json(c));
+  const ModelConfig gated = small_residual_config(GateKind::mlp);
+  EXPECT_EQ(model_config_to_json(expressed_in(gated, ModelFormat::llama_moe)),
+            model_config_to_json(gated));
+}
+
 TEST(ModelFormatNames, AreThoseOfTheCommandLine) {
   for (const ModelFormat f : kModelFormats) EXPECT_EQ(model_format_named(name(f)), f);
   EXPECT_THAT(input_error_of([] { model_format_named("gguf"); }), HasSubstr("'gguf'"));
