@@ -12,6 +12,7 @@
 
 #include "app/app.h"
 #include "app/mpi_program.h"
+#include "core/durable_files.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "eval/model_difference.h"
@@ -76,23 +77,23 @@ HeldOut held_out_text(const std::vector<std::string>& shards, const ModelConfig&
       model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt);
 }
 
-/// The dense model's loss and that of the split one for every number of chosen experts.
-SplitLosses measure_losses(const SplitArguments& a, const SplitReport& report,
+/// The dense model's loss and that of the planned one for every number of chosen experts.
+SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, const SplitPlan& plan,
                            Communicator& world) {
   constexpr std::int64_t kMicroBatch = 4;
-  const ModelFolder dense(a.split.input);
+  const DType dtype = a.split.dtype.value_or(dense.stored_dtype());
   const HeldOut text = held_out_text(a.held_out, dense.config(), a.split.calibration.length);
   SplitLosses losses;
   const ParameterRows dense_rows = [&](const std::string& name, std::int64_t first,
                                        std::int64_t count) {
-    return dense.read(name, first, count, report.dtype);
+    return dense.read(name, first, count, DType::f32);
   };
   losses.dense =
       losses_of({dense.config()}, dense_rows, DType::f32, text, kMicroBatch, world).front();
   std::vector<ModelConfig> configs;
-  for (const std::int64_t k : a.split.also_top_k) configs.push_back(report.plan.config_with(k));
-  const auto found = losses_of(configs, split_rows(dense, report.plan, report.dtype), DType::f32,
-                               text, kMicroBatch, world);
+  for (const std::int64_t k : a.split.also_top_k) configs.push_back(plan.config_with(k));
+  const auto found =
+      losses_of(configs, split_rows(dense, plan, dtype), DType::f32, text, kMicroBatch, world);
   for (std::size_t i = 0; i < found.size(); ++i) losses.by_top_k[a.split.also_top_k[i]] = found[i];
   return losses;
 }
@@ -109,22 +110,42 @@ int run_split(SplitArguments& a, Communicator& world) {
     std::iota(a.split.also_top_k.begin(), a.split.also_top_k.end(), std::int64_t{1});
   }
 
+  const ModelFolder dense(a.split.input);
+  SplitPlan plan = plan_split(dense, a.split, world);
+  std::optional<SplitLosses> losses;
+  if (!a.held_out.empty()) losses = measure_losses(a, dense, plan, world);
+  if (world.rank() != 0) return kExitOk;
+
+  const std::string json = split_report_json(a.split, plan, losses);
   std::int64_t memory = 0;
   std::optional<Progress> progress;
-  const SplitReport report =
-      split_model(a.split, world, [&](std::int64_t done, std::int64_t total) {
+  const SplitReport report = write_split(
+      dense, a.split, std::move(plan),
+      [&](const fs::path& folder) { write_synced(folder / kSplitReport, json); },
+      [&](std::int64_t done, std::int64_t total) {
         if (!progress) progress.emplace("splitting", total, "weights");
         progress->update(done, done);
         memory = std::max(memory, anonymous_memory());
       });
   progress.reset();
-  std::optional<SplitLosses> losses;
-  if (!a.held_out.empty()) losses = measure_losses(a, report, world);
-  if (world.rank() != 0) return kExitOk;
   for (const std::string& warning : report.warnings) log_warning("{}", warning);
   for (const std::string& note : report.notes) log_info("{}", note);
-  fmt::print("{}", a.json ? split_report_json(a.split, report, losses, memory)
-                          : split_report_text(a.split, report, losses, memory));
+  if (a.json) {
+    auto j = nlohmann::ordered_json::parse(json);
+    j["dtype"] = name(report.dtype);
+    j["bytes"] = report.bytes;
+    j["write_seconds"] = report.write_seconds;
+    j["anonymous_memory_bytes"] = memory;
+    j["warnings"] = report.warnings;
+    fmt::print("{}\n", j.dump(2));
+    return kExitOk;
+  }
+  fmt::print("{:<22}{} ({}, {})\n{}", "model", a.split.output.string(), name(report.format),
+             name(report.dtype), split_report_text(a.split, report.plan, losses));
+  fmt::print(
+      "\nwritten: {:.1f} MB in {:.2f} s, {:.0f} MB/s, {:.0f} MB of anonymous memory at most\n",
+      double(report.bytes) / 1e6, report.write_seconds,
+      double(report.bytes) / 1e6 / report.write_seconds, double(memory) / 1e6);
   return kExitOk;
 }
 
@@ -215,6 +236,10 @@ void define_split(CLI::App& app, SplitArguments& a) {
       ->capture_default_str();
   app.add_option("--dtype", a.dtype, "f32, bf16, f16 or f64 (default: the dense model's own type)");
   app.add_option("--threads", a.threads, "of each rank (default: the cores over the host's ranks)");
+  app.add_option("--indices", o.indices,
+                 "neuron_indices.safetensors of an earlier split: which neurons go where");
+  app.add_option("--modeling-from", o.modeling_from,
+                 "folder of LLaMA-MoE's own Python files, to be copied beside the model");
   app.add_flag("--force", o.force, "replace an existing output folder");
   app.add_flag("--json", a.json, "print the report as JSON");
 }

@@ -76,10 +76,10 @@ std::vector<std::string> write_side_files(const fs::path& folder, const ModelCon
     if (!copy(options.modeling_from, file) && !copy(options.tokenizer_from, file))
       missing.push_back(file);
   if (!missing.empty())
-    notes.push_back(
-        str("transformers loads this folder (with trust_remote_code=True) once ",
-            join(missing, " and "), " of LLaMA-MoE",
-            options.format == ModelFormat::llama_moe_v2 ? " v2" : "", " lie beside config.json"));
+    notes.push_back(str("transformers loads this folder (with trust_remote_code=True) once ",
+                        join(missing, " and "), " of LLaMA-MoE",
+                        options.format == ModelFormat::llama_moe_v2 ? " v2" : "",
+                        " lie beside config.json"));
   if (options.format == ModelFormat::llama_moe && has_shared_experts(config))
     notes.push_back(
         "llama_moe_residual models are loaded by LLaMA-MoE's own package (smoe): there are no "

@@ -102,10 +102,8 @@ std::string loss_table(const SplitPlan& plan, const SplitLosses& losses) {
 
 }  // namespace
 
-std::string split_report_json(const SplitOptions& o, const SplitReport& r,
-                              const std::optional<SplitLosses>& losses,
-                              std::int64_t anonymous_memory_bytes) {
-  const SplitPlan& plan = r.plan;
+std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
+                              const std::optional<SplitLosses>& losses) {
   const MoeConfig& moe = plan.config.moe;
   ordered_json layers = ordered_json::array();
   for (const auto& [l, layer] : plan.layers) {
@@ -120,27 +118,24 @@ std::string split_report_json(const SplitOptions& o, const SplitReport& r,
       one["by_top_k"][std::to_string(k)] = quality_json(quality, layer.scale.at(k));
     layers.push_back(one);
   }
+  const ParameterCounts parameters = count_parameters(plan.config);
   ordered_json j = {
+      {"input", o.input.string()},
       {"output", o.output.string()},
-      {"format", name(r.format)},
-      {"dtype", name(r.dtype)},
-      {"method", r.method},
+      {"format", name(o.format)},
+      {"method", plan.method},
       {"seed", plan.seed},
       {"experts", moe.experts},
       {"top_k", moe.top_k},
-      {"shared_experts", o.shared},
+      {"shared_experts", plan.layers.begin()->second.partition.shared.size()},
       {"gate", name(plan.gate_init)},
       {"gate_noise", moe.gate_noise},
       {"softmax_over_all", moe.softmax_over_all},
       {"scale_rule", name(o.scale)},
       {"scale", moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
       {"calibration_tokens", plan.calibration_tokens},
-      {"parameters", {{"total", r.parameters.total}, {"activated", r.parameters.activated}}},
-      {"bytes", r.bytes},
-      {"seconds", r.seconds},
-      {"construction_seconds", plan.seconds},
-      {"anonymous_memory_bytes", anonymous_memory_bytes},
-      {"warnings", r.warnings}};
+      {"parameters", {{"total", parameters.total}, {"activated", parameters.activated}}},
+      {"planning_seconds", plan.seconds}};
   if (losses) {
     ordered_json by_top_k;
     for (const auto& [k, loss] : losses->by_top_k) by_top_k[std::to_string(k)] = loss.loss;
@@ -152,17 +147,14 @@ std::string split_report_json(const SplitOptions& o, const SplitReport& r,
   return j.dump(2) + "\n";
 }
 
-std::string split_report_text(const SplitOptions& o, const SplitReport& r,
-                              const std::optional<SplitLosses>& losses,
-                              std::int64_t anonymous_memory_bytes) {
-  const SplitPlan& plan = r.plan;
+std::string split_report_text(const SplitOptions& o, const SplitPlan& plan,
+                              const std::optional<SplitLosses>& losses) {
   const MoeConfig& moe = plan.config.moe;
   const Partition& first = plan.layers.begin()->second.partition;
   std::string text;
   const auto row = [&](const char* label, const std::string& value) {
     text += fmt::format("{:<22}{}\n", label, value);
   };
-  row("model", fmt::format("{} ({}, {})", o.output.string(), name(r.format), name(r.dtype)));
   row("layers", plan.layers.size() == std::size_t(plan.config.layers)
                     ? fmt::format("{}", plan.config.layers)
                     : fmt::format("{}, of which {} left dense", plan.config.layers,
@@ -172,21 +164,17 @@ std::string split_report_text(const SplitOptions& o, const SplitReport& r,
   if (!first.shared.empty())
     row("shared experts",
         fmt::format("{} of {} neurons", first.shared.size(), size_range(sizes_of(first.shared))));
-  row("method", fmt::format("{}, seed {}", r.method, plan.seed));
+  row("method", fmt::format("{}, seed {}", plan.method, plan.seed));
   row("gate", fmt::format("{}{}{}", name(plan.gate_init), moe.gate_noise ? ", with noise" : "",
                           moe.softmax_over_all ? ", weights by the softmax over all" : ""));
   row("scale", fmt::format("{}{}", scale_range(plan), o.align ? ", channels aligned" : ""));
-  row("parameters", fmt::format("{} ({}), {} activated", r.parameters.total,
-                                readable_count(double(r.parameters.total)),
-                                readable_count(double(r.parameters.activated))));
+  const ParameterCounts parameters = count_parameters(plan.config);
+  row("parameters", fmt::format("{} ({}), {} activated", parameters.total,
+                                readable_count(double(parameters.total)),
+                                readable_count(double(parameters.activated))));
   if (plan.calibration_tokens > 0)
     row("calibration", fmt::format("{} tokens", plan.calibration_tokens));
-  row("written", fmt::format("{:.1f} MB in {:.2f} s, {:.0f} MB/s", double(r.bytes) / 1e6, r.seconds,
-                             double(r.bytes) / 1e6 / r.seconds));
-  if (plan.seconds > 0.01 * r.seconds)
-    row("", fmt::format("of which planning {:.2f} s", plan.seconds));
-  if (anonymous_memory_bytes > 0)
-    row("memory", fmt::format("{:.0f} MB anonymous at most", double(anonymous_memory_bytes) / 1e6));
+  row("planned in", fmt::format("{:.2f} s", plan.seconds));
   text += measures_table(plan) + quality_table(plan);
   if (losses) text += loss_table(plan, *losses);
   return text;

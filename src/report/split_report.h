@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "split/split_model.h"
+#include "split/split_plan.h"
 #include "train/held_out_loss.h"
 
 namespace moe {
@@ -17,14 +17,15 @@ struct SplitLosses {
   std::map<std::int64_t, HeldOutLoss> by_top_k;  // right after the split
 };
 
+/// The file of a split model's folder that holds split_report_json.
+inline constexpr const char* kSplitReport = "split.json";
+
 /// The report as one JSON object (docs/file_formats.md).
-std::string split_report_json(const SplitOptions& options, const SplitReport& report,
-                              const std::optional<SplitLosses>& losses,
-                              std::int64_t anonymous_memory_bytes);
+std::string split_report_json(const SplitOptions& options, const SplitPlan& plan,
+                              const std::optional<SplitLosses>& losses);
 
 /// The same for people, several lines.
-std::string split_report_text(const SplitOptions& options, const SplitReport& report,
-                              const std::optional<SplitLosses>& losses,
-                              std::int64_t anonymous_memory_bytes);
+std::string split_report_text(const SplitOptions& options, const SplitPlan& plan,
+                              const std::optional<SplitLosses>& losses);
 
 }  // namespace moe

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "core/parallel.h"
 #include "kernels/backend.h"
+#include "split/neuron_indices.h"
 
 namespace moe {
 
@@ -215,14 +216,6 @@ class SplitSource {
   ParameterRows routers_;
 };
 
-void check_output(const SplitOptions& o) {
-  std::error_code ignored;
-  MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
-              "input and output are the same folder: ", o.input.string());
-  MOE_REQUIRE(o.force || !std::filesystem::exists(o.output), o.output.string(),
-              " exists already: choose another output or replace it with --force");
-}
-
 std::vector<std::string> warnings_of(const SplitOptions& o, const SplitPlan& plan) {
   std::vector<std::string> warnings;
   if (o.top_k == 1 && o.experts > 1 && !plan.config.moe.softmax_over_all)
@@ -244,23 +237,16 @@ ParameterRows split_rows(const ModelFolder& dense, const SplitPlan& plan, DType 
   };
 }
 
-SplitReport split_model(const SplitOptions& options, const SplitProgress& progress) {
-  return split_model(options, *single_rank(), progress);
-}
-
-SplitReport split_model(const SplitOptions& options, Communicator& world,
+SplitReport write_split(const ModelFolder& dense, const SplitOptions& options, SplitPlan plan,
+                        const std::function<void(const std::filesystem::path&)>& more_files,
                         const SplitProgress& progress) {
   const auto start = Clock::now();
-  const ModelFolder dense(options.input);
-  check_output(options);
   SplitReport report;
-  report.plan = plan_split(dense, options, world);
-  report.method = options.method;
+  report.plan = std::move(plan);
   report.format = options.format;
   report.dtype = options.dtype.value_or(dense.stored_dtype());
   report.parameters = count_parameters(report.plan.config);
   report.warnings = warnings_of(options, report.plan);
-  if (world.rank() != 0) return report;
 
   SplitSource source(dense, report.plan, report.dtype);
   std::int64_t done = 0;
@@ -274,8 +260,13 @@ SplitReport split_model(const SplitOptions& options, Communicator& world,
   write.dtype = report.dtype;
   write.force = options.force;
   write.tokenizer_from = options.input;
+  write.modeling_from = options.modeling_from;
   write.transposed_rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
     return counted(source.transposed_rows(name, first, count));
+  };
+  write.more_files = [&](const std::filesystem::path& folder) {
+    write_indices(folder / kNeuronIndices, report.plan);
+    if (more_files) more_files(folder);
   };
   const WrittenModel written =
       write_model(options.output, report.plan.config, write,
@@ -284,8 +275,13 @@ SplitReport split_model(const SplitOptions& options, Communicator& world,
                   });
   report.bytes = written.bytes;
   report.notes = written.notes;
-  report.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  report.write_seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return report;
+}
+
+SplitReport split_model(const SplitOptions& options, const SplitProgress& progress) {
+  const ModelFolder dense(options.input);
+  return write_split(dense, options, plan_split(dense, options, *single_rank()), {}, progress);
 }
 
 }  // namespace moe

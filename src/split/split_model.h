@@ -17,12 +17,11 @@ ParameterRows split_rows(const ModelFolder& dense, const SplitPlan& plan, DType 
 /// What was made.
 struct SplitReport {
   SplitPlan plan;
-  std::string method;
   ModelFormat format = ModelFormat::llama_moe;
   DType dtype = DType::bf16;
   ParameterCounts parameters;
-  std::int64_t bytes = 0;  // of all files written
-  double seconds = 0;      // of all
+  std::int64_t bytes = 0;    // of all files written
+  double write_seconds = 0;  // without planning
   std::vector<std::string> warnings;
   std::vector<std::string> notes;  // WrittenModel::notes
 };
@@ -30,11 +29,14 @@ struct SplitReport {
 /// Called now and then with the values written so far and in all.
 using SplitProgress = std::function<void(std::int64_t done, std::int64_t total)>;
 
-/// Plans the split and writes the model, one layer in memory at a time; the output folder appears
-/// whole or not at all. Throws InputError, before any work, for options that cannot be (see
-/// plan_split) and when the output exists without `force`. Collective; rank 0 writes.
-SplitReport split_model(const SplitOptions& options, const SplitProgress& progress = {});
-SplitReport split_model(const SplitOptions& options, Communicator& world,
+/// Writes a planned model, one layer in memory at a time; the folder appears whole or not at all,
+/// with neuron_indices.safetensors (split/neuron_indices.h) in it and what `more_files` adds.
+/// Throws InputError when the output exists without `force`.
+SplitReport write_split(const ModelFolder& dense, const SplitOptions& options, SplitPlan plan,
+                        const std::function<void(const std::filesystem::path&)>& more_files = {},
                         const SplitProgress& progress = {});
+
+/// Plans and writes, on one process.
+SplitReport split_model(const SplitOptions& options, const SplitProgress& progress = {});
 
 }  // namespace moe

@@ -12,6 +12,7 @@
 #include "hf/hf_config.h"
 #include "split/balanced_assignment.h"
 #include "split/importance.h"
+#include "split/neuron_indices.h"
 
 namespace moe {
 namespace {
@@ -60,13 +61,18 @@ void check_options(const SplitOptions& o, const ModelFolder& dense,
   const std::string input = o.input.string();
   MOE_REQUIRE(!c.is_moe(), input, " already holds a mixture of ", c.moe.experts,
               " experts: a dense model is needed");
+  std::error_code ignored;
+  MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
+              "input and output are the same folder: ", input);
+  MOE_REQUIRE(o.force || !std::filesystem::exists(o.output), o.output.string(),
+              " exists already: choose another output or replace it with --force");
   MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
   MOE_REQUIRE(o.shared >= 0, "the number of shared experts must not be negative, is ", o.shared);
   MOE_REQUIRE(o.experts + o.shared <= c.intermediate_size, "cannot make ", o.experts + o.shared,
               " experts of the ", c.intermediate_size, " FFN neurons of ", input);
   MOE_REQUIRE(o.top_k >= 1 && o.top_k <= o.experts, "top-k must lie between 1 and the number of ",
               "experts (", o.experts, "), is ", o.top_k);
-  MOE_REQUIRE(o.shared == 0 || construction.shares(), "the method ", o.method,
+  MOE_REQUIRE(o.shared == 0 || o.indices || construction.shares(), "the method ", o.method,
               " makes no shared experts: use residual or sharing-inter, or --shared 0");
   MOE_REQUIRE(o.scale.rule != SplitScale::Rule::number ||
                   (std::isfinite(o.scale.value) && o.scale.value > 0),
@@ -89,17 +95,15 @@ void check_options(const SplitOptions& o, const ModelFolder& dense,
 }
 
 ModelConfig moe_config(const SplitOptions& o, const ModelConfig& dense, GateInit gate,
-                       const Sizes& sizes) {
+                       const std::vector<Sizes>& sizes) {
   ModelConfig config = dense;
   const std::size_t layers = std::size_t(dense.layers);
   MoeConfig& m = config.moe;
   m.experts = o.experts;
   m.top_k = o.top_k;
-  m.expert_sizes.assign(layers, sizes.routed);
-  if (o.shared > 0) m.shared_sizes.assign(layers, sizes.shared);
-  for (const std::int64_t l : o.dense_layers) {
-    m.expert_sizes[std::size_t(l)].clear();
-    if (o.shared > 0) m.shared_sizes[std::size_t(l)].clear();
+  for (const Sizes& layer : sizes) {
+    m.expert_sizes.push_back(layer.routed);
+    if (o.shared > 0) m.shared_sizes.push_back(layer.shared);
   }
   m.gate = gate_kind(gate);
   m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
@@ -174,15 +178,23 @@ std::vector<std::int32_t> own_labels(const TokenClustering& all, std::int64_t mi
 class Planner {
  public:
   Planner(const ModelFolder& dense, const SplitOptions& options, Communicator& world)
-      : dense_(dense),
-        o_(options),
-        world_(world),
-        construction_(make_construction(options.method, options.construction)) {
+      : dense_(dense), o_(options), world_(world) {
+    if (o_.indices) take_indices();
+    construction_ = make_construction(o_.indices ? "random" : o_.method, o_.construction);
     plan_.gate_init =
         o_.gate.value_or(o_.format == ModelFormat::llama_moe ? GateInit::mlp : GateInit::linear);
     plan_.seed = o_.seed;
+    plan_.method = o_.indices ? "indices" : o_.method;
     check_options(o_, dense_, *construction_, plan_.gate_init);
-    sizes_ = sizes_for(o_, *construction_, dense_.config().intermediate_size);
+    const std::int64_t neurons = dense_.config().intermediate_size;
+    for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
+      Sizes sizes;
+      if (const auto given = given_.find(l); given != given_.end())
+        sizes = {sizes_of(given->second.experts), sizes_of(given->second.shared)};
+      else if (!contains(o_.dense_layers, l))
+        sizes = sizes_for(o_, *construction_, neurons);
+      sizes_.push_back(std::move(sizes));
+    }
     plan_.config = moe_config(o_, dense_.config(), plan_.gate_init, sizes_);
     top_ks_ = {o_.top_k};
     for (const std::int64_t k : o_.also_top_k) {
@@ -193,6 +205,7 @@ class Planner {
 
   SplitPlan make() {
     const auto start = Clock::now();
+    dense_.require_finite();
     if (o_.calibration.shards.empty()) {
       for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
         if (contains(o_.dense_layers, l)) continue;
@@ -219,6 +232,17 @@ class Planner {
   }
 
  private:
+  void take_indices() {
+    const std::int64_t layers = dense_.config().layers;
+    given_ = read_indices(*o_.indices, layers, dense_.config().intermediate_size);
+    const Partition& first = given_.begin()->second;
+    o_.experts = std::int64_t(first.experts.size());
+    o_.shared = std::int64_t(first.shared.size());
+    o_.dense_layers.clear();
+    for (std::int64_t l = 0; l < layers; ++l)
+      if (!given_.contains(l)) o_.dense_layers.push_back(l);
+  }
+
   /// Clusters of the layer's inputs: for importance by input and for gates from centres.
   const TokenClustering& clusters(std::int64_t l, const Tensor& all_inputs) {
     const auto known = clusters_.find(l);
@@ -266,19 +290,24 @@ class Planner {
     context.layer = l;
     context.seed = o_.seed;
     context.neurons = dense_.config().intermediate_size;
-    context.sizes = sizes_.routed;
-    context.shared_sizes = sizes_.shared;
+    const Sizes& sizes = sizes_[std::size_t(l)];
+    context.sizes = sizes.routed;
+    context.shared_sizes = sizes.shared;
     if (inputs.defined()) context.calibration = &calibration;
 
     SplitPlan::Layer layer;
-    LayerSplit split = construction_->split(context, weights);
-    layer.partition = std::move(split.partition);
-    layer.measures = std::move(split.measures);
-    check_partition(layer.partition, context.neurons, construction_->coverage());
-    MOE_CHECK(sizes_of(layer.partition.experts) == sizes_.routed &&
-                  sizes_of(layer.partition.shared) == sizes_.shared,
-              "the construction made experts of ", join(sizes_of(layer.partition.experts), ", "),
-              " neurons, not of ", join(sizes_.routed, ", "));
+    if (const auto given = given_.find(l); given != given_.end()) {
+      layer.partition = given->second;
+    } else {
+      LayerSplit split = construction_->split(context, weights);
+      layer.partition = std::move(split.partition);
+      layer.measures = std::move(split.measures);
+      check_partition(layer.partition, context.neurons, construction_->coverage());
+      MOE_CHECK(sizes_of(layer.partition.experts) == sizes.routed &&
+                    sizes_of(layer.partition.shared) == sizes.shared,
+                "the construction made experts of ", join(sizes_of(layer.partition.experts), ", "),
+                " neurons, not of ", join(sizes.routed, ", "));
+    }
     for (const std::int64_t k : top_ks_)
       layer.scale[k] = scale_without_text(o_, *construction_, plan_.config.moe.softmax_over_all, k);
     if (inputs.defined()) {
@@ -339,10 +368,11 @@ class Planner {
                                             const FfnMatrices& ffn, const NeuronSets& experts);
 
   const ModelFolder& dense_;
-  const SplitOptions& o_;
+  SplitOptions o_;  // as given, but for what `indices` says
   Communicator& world_;
+  std::map<std::int64_t, Partition> given_;  // by `indices`
   std::unique_ptr<Construction> construction_;
-  Sizes sizes_;
+  std::vector<Sizes> sizes_;  // of each layer
   CalibrationText text_;
   std::map<std::int64_t, TokenClustering> clusters_;
   std::vector<Tensor> importance_;

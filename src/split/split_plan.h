@@ -71,6 +71,10 @@ struct SplitOptions {
   ModelFormat format = ModelFormat::llama_moe;
   std::optional<DType> dtype;  // of the weights written; default: as the dense model's
   bool force = false;          // replace an existing output folder
+  /// neuron_indices.safetensors of an earlier split, which then says what goes where instead of
+  /// `method`, `shared` and `expert_size`.
+  std::optional<std::filesystem::path> indices;
+  std::optional<std::filesystem::path> modeling_from;  // WriteOptions::modeling_from
 };
 
 /// Everything that a split decides, before any weight is moved.
@@ -80,13 +84,14 @@ struct SplitPlan {
     std::vector<std::pair<std::string, double>> measures;  // of the construction
     GateWeights gate;                                      // undefined: SplitPlan::gate_init
     std::map<std::int64_t, double> scale;                  // by number of chosen experts
-    std::vector<double> channel_scale;     // [hidden] on the rows of down; empty: none
+    std::vector<double> channel_scale;  // [hidden] on the rows of down; empty: none
     /// On the calibration text, by number of chosen experts: top_k, and SplitOptions::also_top_k.
     std::map<std::int64_t, LayerQuality> quality;
     std::optional<double> gate_agreement;  // centers: tokens routed to their own cluster
   };
 
   ModelConfig config;
+  std::string method;  // "indices" when the partitions came from a file
   GateInit gate_init = GateInit::mlp;
   std::uint64_t seed = 0;
   std::map<std::int64_t, Layer> layers;  // without those left dense
@@ -99,8 +104,9 @@ struct SplitPlan {
 
 /// Decides a split. Collective: ranks share the calibration text and come to the same plan. Throws
 /// InputError for options that cannot be: the input is no dense model, more experts than FFN
-/// neurons, top_k outside [1, experts], a gate, noise or sizes that the format cannot hold, a
-/// method or gate that needs calibration text where none is given.
+/// neurons, an output that exists without `force`, NaN or infinity in a weight, top_k outside [1,
+/// experts], a gate, noise or sizes that the format cannot hold, a method or gate that needs
+/// calibration text where none is given.
 SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world);
 
 }  // namespace moe

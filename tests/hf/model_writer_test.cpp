@@ -309,6 +309,22 @@ TEST_F(WriteModelOver, FailureLeavesTheOldModelAndNothingElse) {
   EXPECT_THAT(names_in(folder_.path()), IsEmpty());
 }
 
+TEST_F(WriteModelOver, FilesOfTheCallerAreInTheFolderOrNothingIs) {
+  WriteOptions options;
+  options.more_files = [](const fs::path& to) { write_file(to / "more.txt", "1234567"); };
+  std::int64_t size = 0;
+  const std::int64_t bytes = write_model(target_, config_, options, model_.rows()).bytes;
+  for (const auto& item : fs::directory_iterator(target_)) size += std::int64_t(item.file_size());
+  EXPECT_EQ(bytes, size);
+  EXPECT_EQ(read_file(target_ / "more.txt"), "1234567");
+  EXPECT_NO_THROW(ModelFolder{target_});
+  options.force = true;
+  options.more_files = [](const fs::path&) { throw Error("the caller failed"); };
+  EXPECT_THROW(write_model(target_, config_, options, model_.rows()), Error);
+  EXPECT_EQ(read_file(target_ / "more.txt"), "1234567");
+  EXPECT_THAT(names_in(folder_.path()), ElementsAre("out"));
+}
+
 TEST_F(WriteModelOver, RefusesRowsOfTheWrongShape) {
   const auto wrong = [&](const std::string& name, std::int64_t, std::int64_t) {
     return model_.at(name).slice(0, 1);

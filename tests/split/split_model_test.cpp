@@ -254,7 +254,7 @@ TEST_F(SplitModel, ReportCountsParametersBytesAndProgress) {
   for (const auto& file : fs::directory_iterator(root_ / "moe"))
     bytes += std::int64_t(file.file_size());
   EXPECT_EQ(report.bytes, bytes);
-  EXPECT_GT(report.seconds, 0);
+  EXPECT_GT(report.write_seconds, 0);
 }
 
 TEST_F(SplitModel, TopOneWarnsThatTheRouterLearnsNothing) {
