@@ -6,6 +6,7 @@
 
 #include "core/rng.h"
 #include "data/held_out.h"
+#include "data/tokenizer.h"
 #include "kernels/backend.h"
 #include "ops/elementwise.h"
 #include "ops/experts.h"
@@ -48,15 +49,31 @@ Batch stack(const std::vector<Batch>& pieces) {
   return batch;
 }
 
+/// Shards and models that do not say which tokenizer they belong to go with every other.
+void require_tokenizer(const std::vector<std::filesystem::path>& shards,
+                       const std::filesystem::path& model) {
+  if (!std::filesystem::exists(model / "tokenizer.model")) return;
+  const std::string hash = Tokenizer::open(model).hash();
+  for (const std::filesystem::path& shard : shards) {
+    const std::string of_shard = TokenFile(shard).info().tokenizer_hash;
+    MOE_REQUIRE(of_shard.empty() || of_shard == hash, shard.string(),
+                ": was made by another tokenizer (", of_shard, ") than ",
+                (model / "tokenizer.model").string(), " (", hash,
+                "): build it again with the model's");
+  }
+}
+
 }  // namespace
 
-CalibrationText load_calibration(const CalibrationOptions& options, const ModelConfig& model,
+CalibrationText load_calibration(const CalibrationOptions& options, const ModelFolder& dense,
                                  std::uint64_t seed, Communicator& world) {
+  const ModelConfig& model = dense.config();
   MOE_REQUIRE(options.length > 0 && options.length <= model.max_positions, "calibration length ",
               options.length, " must lie between 1 and the model's ", model.max_positions,
               " positions");
   MOE_REQUIRE(options.tokens > 0, "calibration needs a positive number of tokens, got ",
               options.tokens);
+  require_tokenizer(options.shards, dense.path());
   const std::optional<std::int32_t> bos =
       model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt;
   const HeldOut documents =

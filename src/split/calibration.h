@@ -28,8 +28,9 @@ struct CalibrationText {
 };
 
 /// A seeded choice of documents, dealt out to the ranks; each begins with BOS where the model has
-/// one. Throws InputError naming the shard: unreadable, or ids beyond the vocabulary.
-CalibrationText load_calibration(const CalibrationOptions& options, const ModelConfig& model,
+/// one. Throws InputError naming the shard: unreadable, ids beyond the vocabulary, or made by
+/// another tokenizer than the tokenizer.model that lies beside the model.
+CalibrationText load_calibration(const CalibrationOptions& options, const ModelFolder& dense,
                                  std::uint64_t seed, Communicator& world);
 
 /// Rows of x whose token is no padding, batch by batch: [tokens, cols of x].

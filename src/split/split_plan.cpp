@@ -215,7 +215,7 @@ class Planner {
         add_layer(l, weights, {});
       }
     } else {
-      text_ = load_calibration(o_.calibration, dense_.config(), o_.seed, world_);
+      text_ = load_calibration(o_.calibration, dense_, o_.seed, world_);
       plan_.calibration_tokens = text_.all_tokens;
       score_importance();
       visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer& layer, const Tensor& own) {

@@ -68,7 +68,7 @@ Scored score_each_token(const TestFolder& folder, const ModelConfig& config,
   CalibrationOptions options;
   options.shards = {write_shard(folder, config, lengths)};
   options.length = 16;
-  Scored s{load_calibration(options, config, 5, *world), {}};
+  Scored s{load_calibration(options, dense, 5, *world), {}};
   std::vector<std::int32_t> cluster(std::size_t(s.text.tokens));
   for (std::size_t t = 0; t < cluster.size(); ++t) cluster[t] = std::int32_t(t);
   s.scores = importance_scores(
