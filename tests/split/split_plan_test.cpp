@@ -70,16 +70,15 @@ class SplitPlanTest : public testing::Test {
 class EveryMethodOfSplitting : public SplitPlanTest,
                                public testing::WithParamInterface<std::string> {};
 
-// DESIGN: gates of zeros, k = E and scale E are the dense model; copies hold it E times over.
+// Gates of zeros, k = E and scale E.
 TEST_P(EveryMethodOfSplitting, KeepsTheDenseModelWhenAllExpertsAreChosen) {
   SplitOptions o = options(GetParam());
-  if (o.method == "sharing-inner") GTEST_SKIP() << "neurons are shared and dropped by design";
   const bool shares = o.method == "residual";
   for (const std::int64_t experts : {4, 3}) {  // 20 neurons: even and uneven
     o.experts = o.top_k = shares ? experts - 1 : experts;
     o.shared = shares ? 1 : 0;
     o.gate = GateInit::zeros;
-    o.scale = o.method == "copy" ? 1.0 : double(o.experts);
+    o.scale = double(o.experts);
     const ModelFolder dense(input_);
     const SplitPlan p = plan(o);
     EXPECT_LT(test::relative_error(logits(p.config, split_rows(dense, p, DType::f32)),
@@ -90,8 +89,6 @@ TEST_P(EveryMethodOfSplitting, KeepsTheDenseModelWhenAllExpertsAreChosen) {
 
 TEST_P(EveryMethodOfSplitting, ComesBackAsTheDenseModelBitForBit) {
   SplitOptions o = options(GetParam());
-  if (o.method == "sharing-inner" || o.method == "copy")
-    GTEST_SKIP() << "neurons are shared or dropped by design";
   o.shared = o.method == "residual" ? 1 : 0;
   o.experts = 3;
   const ModelFolder dense(input_);
@@ -109,14 +106,24 @@ TEST_P(EveryMethodOfSplitting, ComesBackAsTheDenseModelBitForBit) {
         << p.name;
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, EveryMethodOfSplitting,
+INSTANTIATE_TEST_SUITE_P(ExactMethods, EveryMethodOfSplitting,
                          testing::Values("random", "sequential", "clustering", "coactivation",
-                                         "gradient", "residual", "sharing-inner", "copy"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::erase(name, '-');
-                           return name;
-                         });
+                                         "gradient", "residual"),
+                         [](const auto& test) { return test.param; });
+
+TEST_F(SplitPlanTest, CopiesAreTheDenseModelAtTheirNaturalScale) {
+  const ModelFolder dense(input_);
+  for (const std::int64_t granularity : {1, 2}) {
+    SplitOptions o = options("copy");
+    o.construction.copy_granularity = granularity;
+    o.gate = GateInit::zeros;  // ties choose experts 0 to k-1, which hold every slice
+    o.top_k = 2;
+    const SplitPlan p = plan(o);
+    EXPECT_LT(test::relative_error(logits(p.config, split_rows(dense, p, DType::f32)),
+                                   test::to_doubles(dense_logits(dense))),
+              1e-12);
+  }
+}
 
 TEST_F(SplitPlanTest, ALeastSquaresScaleIsNeverWorseThanTheFixedOne) {
   SplitOptions fixed = options(), fitted = options();
@@ -323,7 +330,7 @@ TEST_F(SplitPlanTest, WhatCannotBeIsRefused) {
     o.gate = GateInit::centers;
     o.gate_metric = TokenMetric::l2;
   });
-  refused("fewer than there are ranks", [&](SplitOptions& o) {
+  refused("no document has two tokens", [&](SplitOptions& o) {
     o.calibration.shards = {test::write_shard(folder_, config_, {1}, "one.h5")};
   });
 }
