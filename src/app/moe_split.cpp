@@ -17,6 +17,7 @@
 #include "core/log.h"
 #include "eval/model_difference.h"
 #include "eval/top_k_loss.h"
+#include "report/split_html.h"
 #include "report/split_report.h"
 #include "split/split_model.h"
 
@@ -117,11 +118,18 @@ int run_split(SplitArguments& a, Communicator& world) {
   if (world.rank() != 0) return kExitOk;
 
   const std::string json = split_report_json(a.split, plan, losses);
+  if (a.split.dry_run) {
+    fmt::print("{}", a.json ? json : split_report_text(a.split, plan, losses));
+    return kExitOk;
+  }
   std::int64_t memory = 0;
   std::optional<Progress> progress;
   const SplitReport report = write_split(
       dense, a.split, std::move(plan),
-      [&](const fs::path& folder) { write_synced(folder / kSplitReport, json); },
+      [&](const fs::path& folder) {
+        write_synced(folder / kSplitReport, json);
+        write_synced(folder / kSplitPictures, split_report_html(json));
+      },
       [&](std::int64_t done, std::int64_t total) {
         if (!progress) progress.emplace("splitting", total, "weights");
         progress->update(done, done);
@@ -240,6 +248,7 @@ void define_split(CLI::App& app, SplitArguments& a) {
                  "neuron_indices.safetensors of an earlier split: which neurons go where");
   app.add_option("--modeling-from", o.modeling_from,
                  "folder of LLaMA-MoE's own Python files, to be copied beside the model");
+  app.add_flag("--dry-run", o.dry_run, "plan and report, but write nothing");
   app.add_flag("--force", o.force, "replace an existing output folder");
   app.add_flag("--json", a.json, "print the report as JSON");
 }
@@ -294,6 +303,10 @@ int main(int argc, char** argv) {
         auto verify = std::make_shared<moe::VerifyArguments>();
         moe::define_split(app, *split);
         app.require_subcommand(0, 1);
+        app.set_config("--config", "",
+                       "TOML file of options by their long names, as in configs/split; the command "
+                       "line wins");
+        app.allow_config_extras(CLI::config_extras_mode::error);
         CLI::App* command = app.add_subcommand(
             "verify",
             "Whether two models give the same logits on some text (exit code 0 or 1), "
@@ -314,7 +327,7 @@ int main(int argc, char** argv) {
         return [=, &argc, &argv] {
           if (command->parsed()) return moe::run_verify(*verify);
           MOE_REQUIRE(!split->split.input.empty(), "--input is required");
-          MOE_REQUIRE(!split->split.output.empty(), "--output is required");
+          MOE_REQUIRE(split->split.dry_run || !split->split.output.empty(), "--output is required");
           if (!moe::launched_by_mpi()) {
             moe::set_threads(split->threads, 1);
             return moe::run_split(*split, *moe::single_rank());

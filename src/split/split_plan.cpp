@@ -64,7 +64,7 @@ void check_options(const SplitOptions& o, const ModelFolder& dense,
   std::error_code ignored;
   MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
               "input and output are the same folder: ", input);
-  MOE_REQUIRE(o.force || !std::filesystem::exists(o.output), o.output.string(),
+  MOE_REQUIRE(o.dry_run || o.force || !std::filesystem::exists(o.output), o.output.string(),
               " exists already: choose another output or replace it with --force");
   MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
   MOE_REQUIRE(o.shared >= 0, "the number of shared experts must not be negative, is ", o.shared);
@@ -205,7 +205,7 @@ class Planner {
 
   SplitPlan make() {
     const auto start = Clock::now();
-    dense_.require_finite();
+    if (!o_.dry_run) dense_.require_finite();
     if (o_.calibration.shards.empty()) {
       for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
         if (contains(o_.dense_layers, l)) continue;

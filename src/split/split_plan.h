@@ -75,6 +75,7 @@ struct SplitOptions {
   /// `method`, `shared` and `expert_size`.
   std::optional<std::filesystem::path> indices;
   std::optional<std::filesystem::path> modeling_from;  // WriteOptions::modeling_from
+  bool dry_run = false;  // for a plan that nobody writes: the output is of no concern
 };
 
 /// Everything that a split decides, before any weight is moved.
