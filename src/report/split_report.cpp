@@ -8,6 +8,8 @@
 #include <numeric>
 
 #include "core/readable.h"
+#include "report/split_record.h"
+#include "report/split_terms.h"
 
 namespace moe {
 namespace {
@@ -22,21 +24,14 @@ double load_max_over_mean(const std::vector<std::int64_t>& load) {
              : 0;
 }
 
-ordered_json quality_json(const LayerQuality& q, double scale) {
-  return {{"scale", scale},
-          {"reconstruction_error", q.error},
+ordered_json quality_json(const LayerQuality& q) {
+  return {{"reconstruction_error", q.error},
           {"least_squares_scale", q.best_scale},
           {"least_squares_error", q.best_error},
           {"activation_recall", q.recall},
           {"best_activation_recall", q.best_recall},
           {"load", q.load},
           {"load_max_over_mean", load_max_over_mean(q.load)}};
-}
-
-/// "1376", or "21 to 22" for experts of different sizes.
-std::string size_range(const std::vector<std::int64_t>& sizes) {
-  const auto [least, most] = std::minmax_element(sizes.begin(), sizes.end());
-  return *least == *most ? fmt::format("{}", *least) : fmt::format("{} to {}", *least, *most);
 }
 
 /// "4", or "3.1 to 4.2" for scales that differ by layer.
@@ -80,11 +75,13 @@ std::string quality_table(const SplitPlan& plan) {
         load_max_over_mean(q.load), neuron_overlap(layer.partition.experts),
         layer.gate_agreement ? fmt::format("{:.2f} %", 100 * *layer.gate_agreement) : "");
   }
-  text +=
-      "error: |dense - mixture| / |dense| of the FFN's output; least error: with the best scale;\n"
-      "recall: share of the activations' magnitude in the experts chosen, and in the best choice;\n"
-      "load max: busiest expert over the mean; overlap: mean Jaccard similarity of two experts;\n"
-      "gate: calibration tokens routed to the cluster they are in.\n";
+  text += fmt::format(
+      "error: {}; least error: {};\n"
+      "recall: {}, and {};\n"
+      "load max: {}; overlap: {};\n"
+      "gate: {}.\n",
+      term::kError, term::kLeastError, term::kRecall, term::kBestRecall, term::kLoadMax,
+      term::kOverlap, term::kGate);
   return text;
 }
 
@@ -114,8 +111,11 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
                         {"neuron_overlap", neuron_overlap(layer.partition.experts)}};
     for (const auto& [measure, value] : layer.measures) one[measure] = value;
     if (layer.gate_agreement) one["gate_agreement"] = *layer.gate_agreement;
-    for (const auto& [k, quality] : layer.quality)
-      one["by_top_k"][std::to_string(k)] = quality_json(quality, layer.scale.at(k));
+    for (const auto& [k, scale] : layer.scale) {
+      ordered_json& at = one["by_top_k"][std::to_string(k)];
+      at["scale"] = scale;
+      if (layer.quality.contains(k)) at.update(quality_json(layer.quality.at(k)));
+    }
     layers.push_back(one);
   }
   const ParameterCounts parameters = count_parameters(plan.config);
@@ -133,6 +133,7 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
       {"softmax_over_all", moe.softmax_over_all},
       {"scale_rule", name(o.scale)},
       {"scale", moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
+      {"align", o.align},
       {"calibration_tokens", plan.calibration_tokens},
       {"parameters", {{"total", parameters.total}, {"activated", parameters.activated}}},
       {"planning_seconds", plan.seconds}};
@@ -144,7 +145,8 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
                      {"loss_by_top_k", by_top_k}};
   }
   j["layers"] = layers;
-  return j.dump(2) + "\n";
+  // A path need not be UTF-8.
+  return j.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 std::string split_report_text(const SplitOptions& o, const SplitPlan& plan,
