@@ -12,10 +12,10 @@
 
 #include "app/app.h"
 #include "app/mpi_program.h"
+#include "app/split_commands.h"
 #include "core/durable_files.h"
 #include "core/error.h"
 #include "core/log.h"
-#include "eval/model_difference.h"
 #include "eval/top_k_loss.h"
 #include "report/split_html.h"
 #include "report/split_report.h"
@@ -47,6 +47,10 @@ constexpr const char* kExamples = R"(Examples:
   The dense model exactly, to check an installation, and the proof:
     moe-split --input llama-2-7b --output same --experts 8 --top-k 8 --gate zeros --scale 8
     moe-split verify llama-2-7b same --data shards/held-out.h5
+
+  Several splits side by side, as they were measured when they were made, or on text of today:
+    moe-split compare random clustering v2
+    moe-split compare llama-2-7b random clustering v2 --data shards/held-out.h5 --top-k 1,2,4
 )";
 
 struct SplitArguments {
@@ -71,19 +75,13 @@ std::int64_t anonymous_memory() {
   return 0;
 }
 
-HeldOut held_out_text(const std::vector<std::string>& shards, const ModelConfig& model,
-                      std::int64_t length) {
-  return HeldOut::documents(
-      {shards.begin(), shards.end()}, length, model.vocab_size,
-      model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt);
-}
-
 /// The dense model's loss and that of the planned one for every number of chosen experts.
 SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, const SplitPlan& plan,
                            Communicator& world) {
   constexpr std::int64_t kMicroBatch = 4;
   const DType dtype = a.split.dtype.value_or(dense.stored_dtype());
-  const HeldOut text = held_out_text(a.held_out, dense.config(), a.split.calibration.length);
+  const HeldOut text = held_out_documents({a.held_out.begin(), a.held_out.end()}, dense.config(),
+                                          a.split.calibration.length);
   SplitLosses losses;
   const ParameterRows dense_rows = [&](const std::string& name, std::int64_t first,
                                        std::int64_t count) {
@@ -253,45 +251,6 @@ void define_split(CLI::App& app, SplitArguments& a) {
   app.add_flag("--json", a.json, "print the report as JSON");
 }
 
-struct VerifyArguments {
-  std::string a, b, dtype = "f32";
-  std::vector<std::string> data;
-  std::int64_t sequences = 8, length = 256;
-  double tolerance = 1e-5;
-  bool json = false;
-};
-
-int run_verify(const VerifyArguments& v) {
-  const ModelSource a = open_model(v.a), b = open_model(v.b);
-  const std::int64_t length = std::min({v.length, a.config.max_positions, b.config.max_positions});
-  const ModelDifference d = compare_models(a, b, held_out_text(v.data, a.config, length),
-                                           v.sequences, float_dtype_named(v.dtype), v.tolerance);
-  const bool same = !d.first_layer;
-  const std::string where = same                 ? ""
-                            : *d.first_layer < 0 ? "the embeddings"
-                            : *d.first_layer >= std::min(a.config.layers, b.config.layers)
-                                ? "the final norm or the head"
-                                : str("layer ", *d.first_layer);
-  if (v.json) {
-    const nlohmann::ordered_json j = {{"equal", same},
-                                      {"tokens", d.tokens},
-                                      {"largest_difference", d.largest},
-                                      {"largest_logit", d.largest_logit},
-                                      {"tolerance", v.tolerance},
-                                      {"first_difference", where},
-                                      {"first_parameter", d.first_parameter}};
-    fmt::print("{}\n", j.dump());
-  } else {
-    fmt::print(
-        "{}: logits differ by {:.3g} at most, the largest being {:.4g}, over {} tokens in {}\n",
-        same ? "equal" : "different", d.largest, d.largest_logit, d.tokens, v.dtype);
-    if (!same) fmt::print("they begin to differ in {}\n", where);
-    if (!d.first_parameter.empty())
-      fmt::print("first parameter that differs or that one of them lacks: {}\n", d.first_parameter);
-  }
-  return same ? kExitOk : kExitFailed;
-}
-
 }  // namespace
 }  // namespace moe
 
@@ -300,32 +259,16 @@ int main(int argc, char** argv) {
       argc, argv, {"moe-split", moe::kDescription, moe::kExamples},
       [&](CLI::App& app) -> moe::Action {
         auto split = std::make_shared<moe::SplitArguments>();
-        auto verify = std::make_shared<moe::VerifyArguments>();
         moe::define_split(app, *split);
         app.require_subcommand(0, 1);
         app.set_config("--config", "",
                        "TOML file of options by their long names, as in configs/split; the command "
                        "line wins");
         app.allow_config_extras(CLI::config_extras_mode::error);
-        CLI::App* command = app.add_subcommand(
-            "verify",
-            "Whether two models give the same logits on some text (exit code 0 or 1), "
-            "and where they begin to differ");
-        command->add_option("A", verify->a, "model folder or training checkpoint")->required();
-        command->add_option("B", verify->b, "another")->required();
-        command->add_option("--data", verify->data, "token shards")->required();
-        command->add_option("--sequences", verify->sequences, "documents compared")
-            ->capture_default_str();
-        command->add_option("--length", verify->length, "longer documents are cut")
-            ->capture_default_str();
-        command->add_option("--dtype", verify->dtype, "f32, f64 or bf16")->capture_default_str();
-        command
-            ->add_option("--tolerance", verify->tolerance,
-                         "of a logit, as a share of the largest one")
-            ->capture_default_str();
-        command->add_flag("--json", verify->json, "print one JSON object");
+        const auto commands = moe::define_split_commands(app);
         return [=, &argc, &argv] {
-          if (command->parsed()) return moe::run_verify(*verify);
+          for (const auto& [command, run] : commands)
+            if (command->parsed()) return run();
           MOE_REQUIRE(!split->split.input.empty(), "--input is required");
           MOE_REQUIRE(split->split.dry_run || !split->split.output.empty(), "--output is required");
           if (!moe::launched_by_mpi()) {

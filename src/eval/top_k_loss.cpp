@@ -17,4 +17,11 @@ std::vector<HeldOutLoss> losses_of(const std::vector<ModelConfig>& configs,
   return losses;
 }
 
+HeldOut held_out_documents(const std::vector<std::filesystem::path>& shards,
+                           const ModelConfig& model, std::int64_t length) {
+  return HeldOut::documents(
+      shards, length, model.vocab_size,
+      model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt);
+}
+
 }  // namespace moe

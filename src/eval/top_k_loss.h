@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <vector>
 
 #include "config/model_parameters.h"
@@ -15,5 +16,9 @@ namespace moe {
 std::vector<HeldOutLoss> losses_of(const std::vector<ModelConfig>& configs,
                                    const ParameterRows& rows, DType dtype, const HeldOut& data,
                                    std::int64_t micro_batch, Communicator& world);
+
+/// The documents of shards, each begun with the model's BOS where it has one, longer ones cut.
+HeldOut held_out_documents(const std::vector<std::filesystem::path>& shards,
+                           const ModelConfig& model, std::int64_t length);
 
 }  // namespace moe

@@ -66,7 +66,6 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
 th, td { padding: .2rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--grid); }
 th.text, td.text { text-align: left; }
-td.best { font-weight: 700; }
 .warning { border-left: 3px solid var(--more); padding-left: .7rem; margin: .8rem 0; }
 )";
 
