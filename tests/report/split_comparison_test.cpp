@@ -16,6 +16,7 @@
 #include "report/split_report.h"
 #include "split/calibration_support.h"
 #include "split/split_model.h"
+#include "support/tensor_tools.h"
 
 namespace moe {
 namespace {
@@ -86,6 +87,7 @@ class CompareSplits : public testing::Test {
     throw std::runtime_error("not compared: " + folder.string());
   }
 
+  test::OpenMpThreads one_{1};  // of so little work, more only wait for one another
   test::TestFolder folder_;
   fs::path dense_, text_, other_text_;
 };

@@ -1,0 +1,101 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# moe-split as a user calls it: splits with text to learn from and to measure on, their reports and
+# pictures, verify, compare, and what it says to bad input. Usage: moe_split_test.sh BUILD_FOLDER
+set -u
+export PATH="$(realpath "$1"):$PATH"
+export OMP_NUM_THREADS=1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+
+fail() {
+  echo "FAILED: $*"
+  exit 1
+}
+
+# expect CODE TEXT COMMAND...: the exit code, and a text in what is printed; of bad input (2), that
+# this is one line and that no output folder is left.
+expect() {
+  local code=$1 text=$2
+  shift 2
+  "$@" > last.log 2>&1
+  local got=$?
+  [ $got -eq "$code" ] || fail "exit code $got, not $code: $*: $(cat last.log)"
+  grep -qF -- "$text" last.log || fail "no '$text' from: $*: $(cat last.log)"
+  [ "$code" -ne 2 ] || [ "$(wc -l < last.log)" -eq 1 ] || fail "not one line: $*: $(cat last.log)"
+  [ ! -e refused ] || fail "left an output behind: $*"
+}
+
+awk 'BEGIN {
+  srand(1)
+  for (d = 0; d < 100; d++) {
+    line = "1"
+    for (i = 0; i < 30; i++) line = line "," 2 + int(rand() * 60)
+    print "{\"input_ids\":[" line "]}"
+  }
+}' > ids.jsonl
+expect 0 '' moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers \
+  --output train.h5 --held-out 20 --held-out-output held-out.h5
+cat > run.yaml << 'YAML'
+run: {folder: run, threads: 1}
+model: {vocab_size: 64, hidden_size: 16, intermediate_size: 24, layers: 2, heads: 2, max_positions: 32}
+data:
+  sequence_length: 32
+  train: [{domain: numbers, files: [train.h5]}]
+batch: {global: 4, micro: 2}
+train: {steps: 1}
+optimizer: {learning_rate: 0.01}
+YAML
+expect 0 '' moe-train --config run.yaml
+expect 0 '' moe-checkpoint export run --format llama --output dense
+
+text=(--calibration train.h5 --held-out held-out.h5 --calibration-length 32 --calibration-tokens 500)
+expect 0 'held-out loss' moe-split --input dense --output random --experts 4 "${text[@]}" \
+  --gate linear --gate-noise off
+expect 0 'importance_own' moe-split --input dense --output gradient --experts 4 "${text[@]}" \
+  --method gradient --importance-from inputs --gate centers --scale least-squares --format native
+for file in config.json model.safetensors neuron_indices.safetensors split.json split.html; do
+  [ -s "random/$file" ] && [ -s "gradient/$file" ] || fail "no $file in a split's folder"
+done
+grep -qF '<svg' random/split.html || fail 'no pictures in split.html'
+
+# The neurons of an earlier split, and nothing of a dry run.
+expect 0 'indices' moe-split --input dense --output again --experts 4 --gate linear \
+  --gate-noise off --indices random/neuron_indices.safetensors
+cmp -s random/model.safetensors again/model.safetensors || fail 'the same neurons, other weights'
+
+expect 0 '' moe-split --input dense --output exact --experts 4 --top-k 4 --gate zeros --scale 4
+expect 0 'equal: ' moe-split verify dense exact --data held-out.h5 --length 32
+expect 1 'they begin to differ in layer 0' moe-split verify dense random --data held-out.h5 --length 32
+
+expect 0 'sorted by the loss for k=2' moe-split compare random gradient dense --html both.html
+for word in random gradient least-squares 'loss k=4' 'load max'; do
+  grep -qF -- "$word" last.log || fail "no '$word' in the comparison: $(cat last.log)"
+done
+grep -qF '<svg' both.html || fail 'no pictures in the comparison'
+grep -qF warning last.log && fail "splits of the same text are not compared: $(cat last.log)"
+expect 0 'measured now' moe-split compare dense random exact run --data held-out.h5 --top-k 1,4
+expect 0 '"measured_now":false' moe-split compare random gradient --json
+
+# Losses on other text are left out, with a word about it.
+expect 0 '' moe-split --input dense --output other --experts 4 --gate linear --gate-noise off \
+  --held-out train.h5 --calibration-length 32
+expect 0 'warning: losses are left out' moe-split compare random other
+grep -qF 'loss k=' last.log && fail "compared losses on different text: $(cat last.log)"
+
+bad=(moe-split --input dense --output refused --experts 4)
+expect 2 "unknown method 'magic'" "${bad[@]}" --method magic
+expect 2 'calibration' "${bad[@]}" --method gradient
+expect 2 'top-k must lie between 1 and the number of experts (4), is 5' "${bad[@]}" --top-k 5
+expect 2 'nowhere.safetensors' "${bad[@]}" --indices nowhere.safetensors
+expect 2 'shared' "${bad[@]}" --shared 1
+expect 2 'unknown-option' "${bad[@]}" --unknown-option
+expect 2 '--input is required' moe-split --output refused
+expect 2 'random exists already' moe-split --input dense --output random
+expect 2 'nowhere' moe-split compare random nowhere
+expect 2 'is 9' moe-split compare random --top-k 9
+expect 2 'nowhere/x.html' moe-split compare random --html nowhere/x.html
+echo '{"method": 1}' > gradient/split.json
+expect 2 'gradient/split.json' moe-split compare random gradient
+echo "all good"
