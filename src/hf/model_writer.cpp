@@ -135,12 +135,12 @@ class PieceWriter {
     const std::size_t width = size_of(dtype_);
     const std::int64_t step =
         std::clamp<std::int64_t>(kChunkBytes / 8 / (piece.rows * std::int64_t(width)), 32, p.cols);
-    const Tensor block = Tensor::empty({std::min(step, p.cols), piece.rows}, dtype_);
     for (std::int64_t c = 0; c < p.cols; c += step) {
       const std::int64_t n = std::min(step, p.cols - c);
+      const Tensor block = Tensor::empty({n, piece.rows}, dtype_);
       transpose_words(all.bytes() + std::size_t(c) * width, p.cols, block.bytes(), piece.rows,
                       piece.rows, n, width);
-      out_->write(block.slice(0, n));
+      out_->write(block);
     }
   }
 

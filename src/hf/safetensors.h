@@ -71,8 +71,10 @@ class SafetensorsFile {
 };
 
 /// Writes a safetensors file as a stream: all tensors are declared first, then their bytes follow
-/// in that order, in pieces of any size. The file appears under its name in finish(), synced;
-/// without finish() nothing stays behind. Throws Error when the system cannot write (a full disk).
+/// in that order, in pieces of any size. A thread of its own writes behind the caller, a few pieces
+/// at most, so that the next ones can be made meanwhile; its failures are thrown by the next call.
+/// The file appears under its name in finish(), synced; without finish() nothing stays behind.
+/// Throws Error when the system cannot write (a full disk).
 class SafetensorsWriter {
  public:
   struct Declaration {
@@ -87,19 +89,18 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  void write(std::span<const std::byte> bytes);
-  /// The next bytes from a CPU tensor, which may be a part of the declared one.
+  /// The next bytes: a CPU tensor, which may be a part of the declared one. Its values must not
+  /// change before finish().
   void write(const Tensor& tensor);
   /// Checks that every declared byte was written and gives the file its name; returns its size.
   std::int64_t finish();
 
  private:
-  void flush();
+  class Behind;
 
   std::filesystem::path path_, partial_;
-  int file_ = -1;
-  std::vector<std::byte> buffer_;
   std::int64_t expected_ = 0, written_ = 0;
+  std::unique_ptr<Behind> behind_;
 };
 
 }  // namespace moe

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <future>
 #include <map>
 #include <memory>
 
@@ -264,7 +265,10 @@ SplitReport write_split(const ModelFolder& dense, const SplitOptions& options, S
   write.transposed_rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
     return counted(source.transposed_rows(name, first, count));
   };
+  // Beside the writing, which waits for the disk more than for processors.
+  auto finite = std::async(std::launch::async, [&] { dense.require_finite(); });
   write.more_files = [&](const std::filesystem::path& folder) {
+    finite.get();
     write_indices(folder / kNeuronIndices, report.plan);
     if (more_files) more_files(folder);
   };

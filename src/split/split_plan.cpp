@@ -205,16 +205,18 @@ class Planner {
 
   SplitPlan make() {
     const auto start = Clock::now();
-    if (!o_.dry_run) dense_.require_finite();
     if (o_.calibration.shards.empty()) {
       for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
         if (contains(o_.dense_layers, l)) continue;
         const FfnWeights weights = [&](std::string_view part) {
-          return dense_.read(str("layers.", l, ".ffn.", part, ".weight"), DType::f32);
+          const std::string name = str("layers.", l, ".ffn.", part, ".weight");
+          dense_.require_finite(name);
+          return dense_.read(name, DType::f32);
         };
         add_layer(l, weights, {});
       }
     } else {
+      dense_.require_finite();
       text_ = load_calibration(o_.calibration, dense_, o_.seed, world_);
       plan_.calibration_tokens = text_.all_tokens;
       score_importance();

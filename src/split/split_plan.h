@@ -105,9 +105,9 @@ struct SplitPlan {
 
 /// Decides a split. Collective: ranks share the calibration text and come to the same plan. Throws
 /// InputError for options that cannot be: the input is no dense model, more experts than FFN
-/// neurons, an output that exists without `force`, NaN or infinity in a weight, top_k outside [1,
-/// experts], a gate, noise or sizes that the format cannot hold, a method or gate that needs
-/// calibration text where none is given.
+/// neurons, an output that exists without `force`, NaN or infinity in a weight that it reads, top_k
+/// outside [1, experts], a gate, noise or sizes that the format cannot hold, a method or gate that
+/// needs calibration text where none is given.
 SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world);
 
 }  // namespace moe

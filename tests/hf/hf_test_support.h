@@ -203,7 +203,7 @@ inline void edit_tensors(const std::filesystem::path& folder,
     names.push_back(e.name);
   }
   SafetensorsWriter writer(path, declared);
-  for (const std::string& name : names) writer.write(file.bytes(name));
+  for (const std::string& name : names) writer.write(file.read(name));
   writer.finish();
 }
 
