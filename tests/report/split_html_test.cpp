@@ -3,8 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <string>
 #include <vector>
 
@@ -171,11 +171,12 @@ TEST(HeatMap, ColoursGrowWithTheDistanceFromTheMean) {
   EXPECT_EQ(test::markup_fault(html), "");
 
   // Signed strength: negative in the colour of less.
-  const std::regex shape(
-      "<title>cell</title><rect class=\"(more|less)\" fill-opacity=\"([0-9.]+)\"");
+  const std::string before = "<title>cell</title><rect class=\"", opacity = "fill-opacity=\"";
   std::vector<double> found;
-  for (std::sregex_iterator i(html.begin(), html.end(), shape), end; i != end; ++i)
-    found.push_back((i->str(1) == "less" ? -1 : 1) * std::stod(i->str(2)));
+  for (std::size_t i = html.find(before); i != std::string::npos; i = html.find(before, i + 1)) {
+    const double sign = html.compare(i + before.size(), 4, "less") == 0 ? -1 : 1;
+    found.push_back(sign * std::stod(html.substr(html.find(opacity, i) + opacity.size())));
+  }
   ASSERT_EQ(found.size(), ratios.size());
   EXPECT_TRUE(std::is_sorted(found.begin(), found.end()));
   EXPECT_EQ(found[5], 0);
