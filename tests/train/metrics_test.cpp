@@ -163,7 +163,7 @@ TEST_F(Metrics, AFullDiskIsAnErrorThatLeavesWholeLines) {
 
 TEST_F(Metrics, ProgressIsOneReadableLine) {
   EXPECT_EQ(progress_line(full(), 1000, 7630),
-            "step  120/1000 | loss 0.3000 | lr 2.00e-04 | grad 0.875 | 12.3k tok/s | 1.20TFLOP/s | "
+            "step  120/1000 | loss 0.3000 | lr 2.00e-04 | grad 0.875 | 12.3k tok/s | 1.25TFLOP/s | "
             "load 1.50 | 3 dropped | 2h07m left");
   StepMetrics m;
   m.step = 7;
