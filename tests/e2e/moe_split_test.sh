@@ -60,6 +60,15 @@ for file in config.json model.safetensors neuron_indices.safetensors split.json 
 done
 grep -qF '<svg' random/split.html || fail 'no pictures in split.html'
 
+# Two ranks share the text; what is wrong is said once and ends both.
+ranks=(mpirun -n 2 --oversubscribe --allow-run-as-root --bind-to none)
+expect 0 'held-out loss' "${ranks[@]}" moe-split --input dense --output ranks --experts 4 \
+  "${text[@]}" --method gradient --gate select-linear --scale least-squares --gate-noise off
+[ -s ranks/model.safetensors ] || fail 'two ranks made no model'
+"${ranks[@]}" moe-split --input dense --output refused --experts 4 --top-k 5 > last.log 2>&1
+[ $? -eq 2 ] || fail 'two ranks took top-k 5 of 4'
+[ "$(grep -c 'moe-split: error: top-k' last.log)" -eq 1 ] || fail "not said once: $(cat last.log)"
+
 # The neurons of an earlier split, and nothing of a dry run.
 expect 0 'indices' moe-split --input dense --output again --experts 4 --gate linear \
   --gate-noise off --indices random/neuron_indices.safetensors

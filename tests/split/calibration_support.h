@@ -40,10 +40,12 @@ inline std::filesystem::path write_dense(const TestFolder& folder, const ModelCo
 /// A shard of documents of the given lengths, ids at random, the first one BOS.
 inline std::filesystem::path write_shard(const TestFolder& folder, const ModelConfig& config,
                                          const std::vector<std::int64_t>& lengths,
-                                         const std::string& name = "text.h5") {
+                                         const std::string& name = "text.h5",
+                                         const std::string& tokenizer_hash = "") {
   TokenFileInfo info;
   info.domain = "test";
   info.vocabulary_size = config.vocab_size;
+  info.tokenizer_hash = tokenizer_hash;
   info.bos_id = std::int32_t(config.bos_token);
   TokenWriter writer(info, folder.path());
   const Philox random(3, RandomPurpose::test);

@@ -4,9 +4,11 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <fstream>
 #include <limits>
 
 #include "core/error.h"
+#include "data/tokenizer.h"
 #include "hf/safetensors.h"
 #include "nn/transformer.h"
 #include "split/calibration_support.h"
@@ -340,6 +342,35 @@ TEST_F(SplitPlanTest, ExpertSizeMayBeUnevenOnRequest) {
   o.expert_size = 6;
   o.uneven = true;
   EXPECT_EQ(plan(o).config.moe.expert_sizes[0], (std::vector<std::int64_t>{6, 6, 6, 2}));
+}
+
+/// A sentencepiece model of a few pieces (sentencepiece_model.proto: pieces = 1; piece = 1,
+/// score = 2, type = 3).
+std::string sentencepiece_model(char last_piece) {
+  std::string model;
+  const auto add = [&](const std::string& piece, char type) {
+    const std::string fields = "\x0A" + std::string(1, char(piece.size())) + piece +
+                               std::string("\x15\0\0\0\0\x18", 6) + type;
+    model += "\x0A" + std::string(1, char(fields.size())) + fields;
+  };
+  add("<unk>", 2);
+  add("<s>", 3);
+  add("</s>", 3);
+  add(std::string(1, last_piece), 1);
+  return model;
+}
+
+TEST_F(SplitPlanTest, CalibrationTextOfAnotherTokenizerIsRefused) {
+  std::ofstream(input_ / "tokenizer.model", std::ios::binary) << sentencepiece_model('a');
+  const std::string hash = Tokenizer::open(input_).hash();
+  SplitOptions o = options();
+  o.calibration.shards = {test::write_shard(folder_, config_, {8, 8}, "same.h5", hash)};
+  EXPECT_NO_THROW(plan(o));
+  o.calibration.shards.push_back(
+      test::write_shard(folder_, config_, {8, 8}, "other.h5", "0123456789abcdef"));
+  EXPECT_THAT([&] { plan(o); },
+              ThrowsMessage<InputError>(testing::AllOf(
+                  HasSubstr("other.h5"), HasSubstr("another tokenizer"), HasSubstr(hash))));
 }
 
 TEST_F(SplitPlanTest, WeightsThatAreNotFiniteAreRefusedByName) {
