@@ -33,6 +33,17 @@ void wait_politely(char** argv) {
 
 }  // namespace
 
+void Subcommands::add(const char* name, const char* text, Action (*define)(CLI::App&)) {
+  CLI::App* command = app_->add_subcommand(name, text);
+  commands_.emplace_back(command, define(*command));
+}
+
+Action Subcommands::parsed() const {
+  for (const auto& [command, action] : commands_)
+    if (command->parsed()) return action;
+  return nullptr;
+}
+
 int report_error(const std::string& name, int rank) {
   const std::string who = rank < 0 ? name : fmt::format("{} (rank {})", name, rank);
   const auto say = [&](const char* message) {

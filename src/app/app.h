@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace CLI {
 class App;
@@ -30,6 +32,20 @@ using Action = std::function<int()>;
 /// because only they can take the other ranks down with them (see report_error).
 int run_program(int argc, char** argv, const ProgramText& text,
                 const std::function<Action(CLI::App&)>& define);
+
+/// Subcommands of a program: defines each and finds the one that was given.
+class Subcommands {
+ public:
+  explicit Subcommands(CLI::App& app) : app_(&app) {}
+  /// `define` declares the options of the subcommand and returns what to run after parsing.
+  void add(const char* name, const char* text, Action (*define)(CLI::App&));
+  /// What to run: undefined when no subcommand was given.
+  Action parsed() const;
+
+ private:
+  CLI::App* app_;
+  std::vector<std::pair<CLI::App*, Action>> commands_;
+};
 
 /// Called in a catch block: prints "NAME: error: MESSAGE", or "NAME (rank 3): error: MESSAGE" when
 /// rank >= 0, and returns the exit code that the exception in flight stands for.

@@ -116,19 +116,12 @@ Action define_diff(CLI::App& app) {
 
 Action define(CLI::App& app) {
   app.require_subcommand(1);
-  std::vector<std::pair<CLI::App*, Action>> commands;
-  const auto add = [&](const char* name, const char* text, Action (*definition)(CLI::App&)) {
-    CLI::App* command = app.add_subcommand(name, text);
-    commands.emplace_back(command, definition(*command));
-  };
-  add("verify", "Check every byte of a checkpoint", define_verify);
-  add("diff", "Compare two checkpoints bit for bit: exit code 0 equal, 1 different", define_diff);
-  add("export", "Write the weights as a Hugging Face folder", define_export);
-  return [commands] {
-    for (const auto& [command, action] : commands)
-      if (command->parsed()) return action();
-    return kExitBadInput;
-  };
+  Subcommands commands(app);
+  commands.add("verify", "Check every byte of a checkpoint", define_verify);
+  commands.add("diff", "Compare two checkpoints bit for bit: exit code 0 equal, 1 different",
+               define_diff);
+  commands.add("export", "Write weights as a model folder of any format", define_export);
+  return [commands] { return commands.parsed()(); };
 }
 
 }  // namespace

@@ -218,22 +218,11 @@ Action define_verify(CLI::App& app) {
 
 Action define(CLI::App& app) {
   app.require_subcommand(1);
-  const std::vector<std::pair<CLI::App*, Action>> commands = [&] {
-    std::vector<std::pair<CLI::App*, Action>> list;
-    const auto add = [&](const char* name, const char* text, Action (*definition)(CLI::App&)) {
-      CLI::App* command = app.add_subcommand(name, text);
-      list.emplace_back(command, definition(*command));
-    };
-    add("build", "Write a token shard from text or token ids", define_build);
-    add("inspect", "Say what a token shard holds", define_inspect);
-    add("verify", "Check every byte of token shards", define_verify);
-    return list;
-  }();
-  return [commands] {
-    for (const auto& [command, action] : commands)
-      if (command->parsed()) return action();
-    return kExitBadInput;
-  };
+  Subcommands commands(app);
+  commands.add("build", "Write a token shard from text or token ids", define_build);
+  commands.add("inspect", "Say what a token shard holds", define_inspect);
+  commands.add("verify", "Check every byte of token shards", define_verify);
+  return [commands] { return commands.parsed()(); };
 }
 
 }  // namespace

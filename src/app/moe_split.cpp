@@ -265,10 +265,9 @@ int main(int argc, char** argv) {
                        "TOML file of options by their long names, as in configs/split; the command "
                        "line wins");
         app.allow_config_extras(CLI::config_extras_mode::error);
-        const auto commands = moe::define_split_commands(app);
+        const moe::Subcommands commands = moe::define_split_commands(app);
         return [=, &argc, &argv] {
-          for (const auto& [command, run] : commands)
-            if (command->parsed()) return run();
+          if (const moe::Action run = commands.parsed()) return run();
           MOE_REQUIRE(!split->split.input.empty(), "--input is required");
           MOE_REQUIRE(split->split.dry_run || !split->split.output.empty(), "--output is required");
           if (!moe::launched_by_mpi()) {

@@ -114,18 +114,14 @@ Action define_compare(CLI::App& app) {
 
 }  // namespace
 
-std::vector<std::pair<CLI::App*, Action>> define_split_commands(CLI::App& app) {
-  std::vector<std::pair<CLI::App*, Action>> commands;
-  const auto add = [&](const char* name, const char* text, Action (*definition)(CLI::App&)) {
-    CLI::App* command = app.add_subcommand(name, text);
-    commands.emplace_back(command, definition(*command));
-  };
-  add("verify",
-      "Whether two models give the same logits on some text (exit code 0 or 1), and where they "
-      "begin to differ",
-      define_verify);
-  add("compare", "Several splits and dense models side by side, the lowest loss first",
-      define_compare);
+Subcommands define_split_commands(CLI::App& app) {
+  Subcommands commands(app);
+  commands.add("verify",
+               "Whether two models give the same logits on some text (exit code 0 or 1), and where "
+               "they begin to differ",
+               define_verify);
+  commands.add("compare", "Several splits and dense models side by side, the lowest loss first",
+               define_compare);
   return commands;
 }
 

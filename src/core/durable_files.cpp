@@ -10,26 +10,13 @@
 #include <cstring>
 #include <string>
 
+#include "core/descriptor.h"
 #include "core/error.h"
 
 namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 [[noreturn]] void fail(const fs::path& path, const char* what) {
   throw Error(str(path.string(), ": ", what, ": ", std::strerror(errno)));

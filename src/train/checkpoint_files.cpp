@@ -9,6 +9,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "data/checksum.h"
 
@@ -16,20 +17,6 @@ namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 void read_pieces(const fs::path& path, const std::function<void(const char*, std::size_t)>& take) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));

@@ -2,29 +2,16 @@
 // How fast importance scores are made, beside a forward and backward pass of the same dense model
 // over the same text with all its weight gradients. Both alternate; medians.
 //   bench_importance [rounds]
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <functional>
 
+#include "bench_support.h"
 #include "nn/transformer.h"
 #include "split/calibration_support.h"
 #include "split/importance.h"
 
 namespace moe {
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
 
 void run(int rounds) {
   ModelConfig c;

@@ -12,23 +12,13 @@
 #include <functional>
 #include <vector>
 
+#include "bench_support.h"
 #include "kernels/backend.h"
 #include "train/engine.h"
 #include "train/trainer.h"
 
 namespace moe {
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
 
 Tensor random_matrix(std::int64_t rows, std::int64_t cols) {
   Tensor t = Tensor::empty({rows, cols}, DType::f32);
