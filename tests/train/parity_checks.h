@@ -101,6 +101,10 @@ inline Tensor to_f64(const Tensor& t) {
   return d;
 }
 
+/// A usual rate. Adam divides gradients by their own size, so an entry near zero moves by a rate
+/// whose sign f32 may not know: what that does to the weights grows with the rate.
+inline constexpr double kRate = 3e-3;
+
 /// What a job of one first step for the gradients and three steps for the weights gave on a rank.
 struct Outcome {
   StepResult first;
@@ -126,8 +130,8 @@ inline Outcome run_job(Communicator& world, int ep, const ModelConfig& config,
   Outcome out;
   for (std::int64_t step = 1; step <= 3; ++step) {
     const GlobalBatch batch = parity_batch(step, config.vocab_size);
-    const StepResult r =
-        engine.train_step(part_of(batch.all, world.rank(), world.size()), batch.counts, step, 1e-2);
+    const StepResult r = engine.train_step(part_of(batch.all, world.rank(), world.size()),
+                                           batch.counts, step, kRate);
     if (step > 1) continue;
     out.first = r;
     for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
