@@ -2,14 +2,12 @@
 #include "split/split_plan.h"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <numeric>
 #include <set>
 
 #include "core/error.h"
-#include "hf/hf_config.h"
 #include "split/balanced_assignment.h"
 #include "split/importance.h"
 #include "split/neuron_indices.h"
@@ -19,117 +17,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-bool needs_inputs(GateInit gate) {
-  return gate == GateInit::centers || gate == GateInit::select || gate == GateInit::select_linear;
-}
-
 bool contains(const std::vector<std::int64_t>& list, std::int64_t value) {
   return std::find(list.begin(), list.end(), value) != list.end();
-}
-
-/// Sizes of routed and shared experts.
-struct Sizes {
-  std::vector<std::int64_t> routed, shared;
-};
-
-Sizes sizes_for(const SplitOptions& o, const Construction& construction, std::int64_t neurons) {
-  const std::int64_t all = o.experts + o.shared;
-  std::vector<std::int64_t> sizes;
-  if (o.expert_size) {
-    const std::int64_t size = *o.expert_size;
-    MOE_REQUIRE(size >= 1 && size <= neurons, "an expert of ", size, " neurons, the FFN has ",
-                neurons);
-    sizes.assign(std::size_t(all), size);
-    if (construction.coverage() == Coverage::exact && size * all != neurons) {
-      MOE_REQUIRE(o.uneven, all, " experts of ", size, " neurons are ", size * all,
-                  ", the FFN has ", neurons,
-                  ": choose other numbers, or --uneven to let the last expert differ");
-      MOE_REQUIRE(size * (all - 1) < neurons, all - 1, " experts of ", size,
-                  " neurons leave none of ", neurons, " for the last one");
-      sizes.back() = neurons - size * (all - 1);
-    }
-  } else {
-    sizes = construction.sizes(neurons, all);
-  }
-  const auto shared_end = sizes.begin() + o.shared;
-  return {{shared_end, sizes.end()}, {sizes.begin(), shared_end}};
-}
-
-void check_options(const SplitOptions& o, const ModelFolder& dense,
-                   const Construction& construction, GateInit gate) {
-  const ModelConfig& c = dense.config();
-  const std::string input = o.input.string();
-  MOE_REQUIRE(!c.is_moe(), input, " already holds a mixture of ", c.moe.experts,
-              " experts: a dense model is needed");
-  std::error_code ignored;
-  MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
-              "input and output are the same folder: ", input);
-  MOE_REQUIRE(o.dry_run || o.force || !std::filesystem::exists(o.output), o.output.string(),
-              " exists already: choose another output or replace it with --force");
-  MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
-  MOE_REQUIRE(o.shared >= 0, "the number of shared experts must not be negative, is ", o.shared);
-  MOE_REQUIRE(o.experts + o.shared <= c.intermediate_size, "cannot make ", o.experts + o.shared,
-              " experts of the ", c.intermediate_size, " FFN neurons of ", input);
-  MOE_REQUIRE(o.top_k >= 1 && o.top_k <= o.experts, "top-k must lie between 1 and the number of ",
-              "experts (", o.experts, "), is ", o.top_k);
-  MOE_REQUIRE(o.shared == 0 || o.indices || construction.shares(), "the method ", o.method,
-              " makes no shared experts: use residual or sharing-inter, or --shared 0");
-  MOE_REQUIRE(o.scale.rule != SplitScale::Rule::number ||
-                  (std::isfinite(o.scale.value) && o.scale.value > 0),
-              "the scale must be a positive number, is ", o.scale.value);
-  for (const std::int64_t l : o.dense_layers)
-    MOE_REQUIRE(l >= 0 && l < c.layers, "layer ", l, " cannot be left dense: the model has ",
-                c.layers, " layers, counted from 0");
-  MOE_REQUIRE(o.format != ModelFormat::llama,
-              "a llama folder holds no experts: use the format llama-moe, mixtral or native");
-  const bool calibrated = !o.calibration.shards.empty();
-  MOE_REQUIRE(calibrated || construction.need() == CalibrationNeed::nothing, "the method ",
-              o.method, " needs calibration text: give token shards with --calibration");
-  MOE_REQUIRE(calibrated || !needs_inputs(gate), "the gate ", name(gate),
-              " needs calibration text: give token shards with --calibration");
-  MOE_REQUIRE(calibrated || (o.scale.rule != SplitScale::Rule::least_squares && !o.align),
-              o.align ? "alignment" : "a least-squares scale",
-              " needs calibration text: give token shards with --calibration");
-  MOE_REQUIRE(gate == GateInit::centers || !o.gate_balanced,
-              "balanced clusters belong to the gate centers, not to ", name(gate));
-}
-
-ModelConfig moe_config(const SplitOptions& o, const ModelConfig& dense, GateInit gate,
-                       const std::vector<Sizes>& sizes) {
-  ModelConfig config = dense;
-  const std::size_t layers = std::size_t(dense.layers);
-  MoeConfig& m = config.moe;
-  m.experts = o.experts;
-  m.top_k = o.top_k;
-  for (const Sizes& layer : sizes) {
-    m.expert_sizes.push_back(layer.routed);
-    if (o.shared > 0) m.shared_sizes.push_back(layer.shared);
-  }
-  m.gate = gate_kind(gate);
-  m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
-  const bool random = gate == GateInit::mlp || gate == GateInit::linear;
-  m.gate_noise = o.gate_noise.value_or(o.format == ModelFormat::llama_moe && random);
-  m.softmax_over_all =
-      o.softmax_over_all.value_or(o.format == ModelFormat::native && o.top_k == 1 && o.experts > 1);
-  m.score_scale.assign(layers, 1);
-  config.validate();
-  require_representable(config, o.format);
-  return config;
-}
-
-double scale_without_text(const SplitOptions& o, const Construction& construction,
-                          bool softmax_over_all, std::int64_t top_k) {
-  const auto e = double(o.experts), k = double(top_k);
-  // A softmax over all experts gives k of them k / E in all where one over the chosen gives 1.
-  const double share = softmax_over_all ? e / k : 1;
-  switch (o.scale.rule) {
-    case SplitScale::Rule::number:
-      return o.scale.value;
-    case SplitScale::Rule::variance:
-      return share * std::sqrt(e * k);
-    default:
-      return share * construction.natural_scale(o.experts, top_k);
-  }
 }
 
 /// The mean of each piece of text's rows of x, and which piece each row belongs to.
@@ -185,17 +74,17 @@ class Planner {
         o_.gate.value_or(o_.format == ModelFormat::llama_moe ? GateInit::mlp : GateInit::linear);
     plan_.seed = o_.seed;
     plan_.method = o_.indices ? "indices" : o_.method;
-    check_options(o_, dense_, *construction_, plan_.gate_init);
+    check_split_options(o_, dense_, *construction_, plan_.gate_init);
     const std::int64_t neurons = dense_.config().intermediate_size;
     for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
-      Sizes sizes;
+      ExpertSizes sizes;
       if (const auto given = given_.find(l); given != given_.end())
         sizes = {sizes_of(given->second.experts), sizes_of(given->second.shared)};
       else if (!contains(o_.dense_layers, l))
-        sizes = sizes_for(o_, *construction_, neurons);
+        sizes = expert_sizes_for(o_, *construction_, neurons);
       sizes_.push_back(std::move(sizes));
     }
-    plan_.config = moe_config(o_, dense_.config(), plan_.gate_init, sizes_);
+    plan_.config = mixture_config(o_, dense_.config(), plan_.gate_init, sizes_);
     top_ks_ = {o_.top_k};
     for (const std::int64_t k : o_.also_top_k) {
       MOE_REQUIRE(k >= 1 && k <= o_.experts, "cannot choose ", k, " of ", o_.experts, " experts");
@@ -292,7 +181,7 @@ class Planner {
     context.layer = l;
     context.seed = o_.seed;
     context.neurons = dense_.config().intermediate_size;
-    const Sizes& sizes = sizes_[std::size_t(l)];
+    const ExpertSizes& sizes = sizes_[std::size_t(l)];
     context.sizes = sizes.routed;
     context.shared_sizes = sizes.shared;
     if (inputs.defined()) context.calibration = &calibration;
@@ -374,7 +263,7 @@ class Planner {
   Communicator& world_;
   std::map<std::int64_t, Partition> given_;  // by `indices`
   std::unique_ptr<Construction> construction_;
-  std::vector<Sizes> sizes_;  // of each layer
+  std::vector<ExpertSizes> sizes_;  // of each layer
   CalibrationText text_;
   std::map<std::int64_t, TokenClustering> clusters_;
   std::vector<Tensor> importance_;
@@ -408,31 +297,6 @@ TokenClustering Planner::matched_to_experts(const TokenClustering& found, const 
 }
 
 }  // namespace
-
-SplitScale split_scale_named(const std::string& text) {
-  if (text == "natural") return SplitScale::Rule::natural;
-  if (text == "variance") return SplitScale::Rule::variance;
-  if (text == "least-squares") return SplitScale::Rule::least_squares;
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  MOE_REQUIRE(error == std::errc() && end == text.data() + text.size(), "unknown scale '", text,
-              "': use a number, natural, variance or least-squares");
-  return value;
-}
-
-std::string name(const SplitScale& scale) {
-  switch (scale.rule) {
-    case SplitScale::Rule::natural:
-      return "natural";
-    case SplitScale::Rule::variance:
-      return "variance";
-    case SplitScale::Rule::least_squares:
-      return "least-squares";
-    case SplitScale::Rule::number:
-      return str(scale.value);
-  }
-  return "?";
-}
 
 ModelConfig SplitPlan::config_with(std::int64_t top_k) const {
   ModelConfig c = config;
