@@ -68,16 +68,14 @@ void require_tokenizer(const std::vector<std::filesystem::path>& shards,
 CalibrationText load_calibration(const CalibrationOptions& options, const ModelFolder& dense,
                                  std::uint64_t seed, Communicator& world) {
   const ModelConfig& model = dense.config();
-  MOE_REQUIRE(options.length > 0 && options.length <= model.max_positions, "calibration length ",
-              options.length, " must lie between 1 and the model's ", model.max_positions,
-              " positions");
+  MOE_REQUIRE(options.length > 0, "calibration needs a positive length, got ", options.length);
+  const std::int64_t length = std::min(options.length, model.max_positions);
   MOE_REQUIRE(options.tokens > 0, "calibration needs a positive number of tokens, got ",
               options.tokens);
   require_tokenizer(options.shards, dense.path());
   const std::optional<std::int32_t> bos =
       model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt;
-  const HeldOut documents =
-      HeldOut::documents(options.shards, options.length, model.vocab_size, bos);
+  const HeldOut documents = HeldOut::documents(options.shards, length, model.vocab_size, bos);
   const std::vector<std::int64_t> order =
       permutation(documents.sequences(), Philox(seed, RandomPurpose::split, {0x63616c}));
 

@@ -15,7 +15,7 @@ namespace moe {
 struct CalibrationOptions {
   std::vector<std::filesystem::path> shards;  // made by moe-data; empty: no calibration
   std::int64_t tokens = 32768;                // at most, over all ranks
-  std::int64_t length = 512;                  // longer documents are cut
+  std::int64_t length = 512;  // longer documents are cut (and at the model's positions)
 };
 
 /// This rank's part of the calibration text: pieces of documents in micro-batches, padded to the

@@ -4,6 +4,7 @@
 # pictures, verify, compare, and what it says to bad input. Usage: moe_split_test.sh BUILD_FOLDER
 set -u
 export PATH="$(realpath "$1"):$PATH"
+configs=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../../configs/split")
 export OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -68,6 +69,14 @@ expect 0 'held-out loss' "${ranks[@]}" moe-split --input dense --output ranks --
 "${ranks[@]}" moe-split --input dense --output refused --experts 4 --top-k 5 > last.log 2>&1
 [ $? -eq 2 ] || fail 'two ranks took top-k 5 of 4'
 [ "$(grep -c 'moe-split: error: top-k' last.log)" -eq 1 ] || fail "not said once: $(cat last.log)"
+
+# LLaMA-MoE's own models as they are configured, here of 24 neurons; a key that is none.
+for config in "$configs"/*.toml; do
+  expect 0 'parameters' moe-split --config "$config" --input dense --dry-run \
+    --calibration train.h5 --calibration-tokens 500
+done
+echo 'expertz = 3' > bad.toml
+expect 2 'expertz' moe-split --config bad.toml --input dense --output refused
 
 # The neurons of an earlier split, and nothing of a dry run.
 expect 0 'indices' moe-split --input dense --output again --experts 4 --gate linear \
