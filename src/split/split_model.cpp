@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "split/split_model.h"
 
+#include <omp.h>
+
 #include <chrono>
 #include <cstring>
 #include <future>
@@ -265,8 +267,12 @@ SplitReport write_split(const ModelFolder& dense, const SplitOptions& options, S
   write.transposed_rows = [&](const std::string& name, std::int64_t first, std::int64_t count) {
     return counted(source.transposed_rows(name, first, count));
   };
-  // Beside the writing, which waits for the disk more than for processors.
-  auto finite = std::async(std::launch::async, [&] { dense.require_finite(); });
+  // Beside the writing, which waits for the disk more than for processors; on one thread, to leave
+  // the others to the gathering.
+  auto finite = std::async(std::launch::async, [&] {
+    omp_set_num_threads(1);
+    dense.require_finite();
+  });
   write.more_files = [&](const std::filesystem::path& folder) {
     finite.get();
     write_indices(folder / kNeuronIndices, report.plan);
