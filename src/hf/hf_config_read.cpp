@@ -141,6 +141,7 @@ void read_common(const Fields& f, ModelFormat format, ModelConfig* c) {
   c->layers = f.integer("num_hidden_layers");
   c->heads = f.integer("num_attention_heads");
   c->kv_heads = f.integer("num_key_value_heads", mixtral ? 8 : c->heads);
+  MOE_REQUIRE(c->layers > 0, f.where(), "num_hidden_layers must be positive");
   MOE_REQUIRE(c->layers <= kMaxLayers, f.where(), "num_hidden_layers ", c->layers, " is above ",
               kMaxLayers);
   MOE_REQUIRE(c->heads > 0, f.where(), "num_attention_heads must be positive");

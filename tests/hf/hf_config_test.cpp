@@ -301,6 +301,21 @@ TEST(HfConfig, LlamaMoeResidualHasEveryFieldOfVersionOne) {
   EXPECT_THAT(text, Not(HasSubstr("auto_map")));  // v1 has no remote code for it
 }
 
+TEST(HfConfig, AModelWithoutLayersIsRefusedInEveryFormat) {
+  for (const char* type : {"llama", "llama_moe", "llama_moe_residual", "mixtral"})
+    EXPECT_THAT(
+        [&] {
+          parse_hf_config(str(R"({"model_type":")", type,
+                              R"(","vocab_size":9,"hidden_size":8,"intermediate_size":12,)",
+                              R"("num_hidden_layers":0,"num_attention_heads":2,"num_experts":2,)",
+                              R"("num_selects":1,"num_local_experts":2,"intermediate_size_moe":8,)",
+                              R"("intermediate_size_residual":4,"num_experts_residual":2,)",
+                              R"("score_scale_factor_residual":2.0})"),
+                          "config.json");
+        },
+        ::testing::ThrowsMessage<InputError>(HasSubstr("num_hidden_layers must be positive")));
+}
+
 TEST(HfConfig, V2SlidingWindowIsNotInventedWhenAbsent) {
   const std::string v2 = R"(,"max_position_embeddings":8192,"scale_factor":4.0)";
   EXPECT_EQ(parse(kMixtral, v2).config.max_positions, 8192);
