@@ -191,12 +191,13 @@ void write_weights(const fs::path& folder, const std::vector<Shard>& shards,
   write_synced(folder / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 
-/// The rows of a model in a format's terms: a gate that only the format has is zero.
+/// The rows of a model in a format's terms: a gate that only the format has is zero, and what is no
+/// parameter is computed.
 ParameterRows rows_in_terms(const ModelConfig& config, const ParameterRows& rows) {
-  if (config.moe.shared_gate) return rows;
-  return [&rows, hidden = config.hidden_size](const std::string& name, std::int64_t first,
-                                              std::int64_t count) {
-    if (name.ends_with(".shared_router.weight")) return Tensor::zeros({count, hidden}, DType::f32);
+  return [&](const std::string& name, std::int64_t first, std::int64_t count) {
+    if (name.ends_with(".inv_freq")) return rotary_frequencies(config).slice(first, count);
+    if (name.ends_with(".shared_router.weight") && !config.moe.shared_gate)
+      return Tensor::zeros({count, config.hidden_size}, DType::f32);
     return rows(name, first, count);
   };
 }
@@ -212,8 +213,10 @@ WrittenModel write_model(const fs::path& folder, const ModelConfig& config,
   const fs::path target = plain.has_filename() ? plain : plain.parent_path();
   require_writable(target, options.force);
 
-  const std::vector<StoredParameter> parameters =
+  std::vector<StoredParameter> parameters =
       stored_parameters(expressed_in(config, options.format), options.format);
+  const std::vector<StoredParameter> computed = computed_tensors(config, options.format);
+  parameters.insert(parameters.end(), computed.begin(), computed.end());
   const std::vector<Shard> shards = plan_shards(parameters, options.dtype, options.max_shard_bytes);
   TemporaryFolder temporary(target);
   std::int64_t needed = 0;

@@ -2,6 +2,7 @@
 #include "hf/name_table.h"
 
 #include <array>
+#include <cmath>
 #include <functional>
 #include <string_view>
 #include <utility>
@@ -171,6 +172,28 @@ std::vector<StoredParameter> stored_parameters(const ModelConfig& config, ModelF
   for (const ParameterSpec& spec : model_parameters(config))
     list.push_back(Namer(config, format, spec).named());
   return list;
+}
+
+std::vector<StoredParameter> computed_tensors(const ModelConfig& config, ModelFormat format) {
+  std::vector<StoredParameter> list;
+  if (format != ModelFormat::llama_moe || config.rope_scaling.kind == RopeScaling::Kind::llama3)
+    return list;
+  const std::int64_t half = config.head_dim / 2;
+  for (std::int64_t l = 0; l < config.layers; ++l)
+    list.push_back(
+        {str("layers.", l, ".attention.inv_freq"),
+         half,
+         1,
+         {{str("model.layers.", l, ".self_attn.rotary_emb.inv_freq"), {half}, 0, half}}});
+  return list;
+}
+
+Tensor rotary_frequencies(const ModelConfig& config) {
+  Tensor t = Tensor::empty({config.head_dim / 2}, DType::f32);
+  for (std::int64_t j = 0; j < t.size(); ++j)
+    t.data<float>()[j] =
+        float(std::pow(config.rope_theta, -2.0 * double(j) / double(config.head_dim)));
+  return t;
 }
 
 }  // namespace moe

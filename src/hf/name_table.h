@@ -33,4 +33,12 @@ struct StoredParameter {
 /// LLaMA-MoE v2's dense layers, whose converter leaves the names that its model does not read.
 std::vector<StoredParameter> stored_parameters(const ModelConfig& config, ModelFormat format);
 
+/// Tensors that LLaMA-MoE v1's folders hold besides, which are no parameters: the rotary
+/// frequencies of every layer, model.layers.N.self_attn.rotary_emb.inv_freq [head_dim / 2], here
+/// layers.N.attention.inv_freq. Written because its code expects them; never needed in reading.
+/// Empty for other formats, and for rotary scalings that v1 does not know.
+std::vector<StoredParameter> computed_tensors(const ModelConfig& config, ModelFormat format);
+/// Element j of those: theta^(-2j / head_dim). f32.
+Tensor rotary_frequencies(const ModelConfig& config);
+
 }  // namespace moe

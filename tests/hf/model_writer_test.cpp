@@ -6,6 +6,7 @@
 #include <set>
 
 #include "config/model_json.h"
+#include "hf/name_table.h"
 #include "hf/safetensors.h"
 #include "hf_test_support.h"
 #include "support/realdata.h"
@@ -182,6 +183,8 @@ TEST(WriteModel, CutsShardsAndIndexesThem) {
     EXPECT_TRUE(same_bits(read.read(name, DType::f32), tensor)) << name;
     total += std::int64_t(tensor.nbytes());
   }
+  for (const StoredParameter& p : computed_tensors(read.config(), read.format()))
+    total += 4 * p.rows;
   EXPECT_THAT(read_file(folder / "m" / "model.safetensors.index.json"),
               HasSubstr(str("\"total_size\": ", total)));
 
@@ -384,24 +387,32 @@ TEST_F(WriteModelOver, NamesTheTensorThatOverflowsHalfPrecision) {
   EXPECT_THAT(names_in(folder_.path()), IsEmpty());
 }
 
-TEST(ModelFolder, IgnoresRotaryFrequenciesAndNoiseWithoutUse) {
+TEST(WriteModel, LlamaMoeHoldsRotaryFrequenciesThatNobodyNeedsInReading) {
+  TestFolder folder;
+  const ModelConfig config = small_moe_config(GateKind::mlp);
+  const RandomModel model(config, DType::bf16);
+  WriteOptions options;
+  options.dtype = DType::f32;
+  write_model(folder / "m", config, options, model.rows());
+  {
+    const SafetensorsFile file(folder / "m" / "model.safetensors");
+    const Tensor t = file.read("model.layers.1.self_attn.rotary_emb.inv_freq");
+    ASSERT_EQ(t.shape(), (Shape{config.head_dim / 2}));
+    for (std::int64_t j = 0; j < t.size(); ++j)
+      EXPECT_NEAR(t.data<float>()[j],
+                  std::pow(config.rope_theta, -2.0 * double(j) / double(config.head_dim)), 1e-7);
+  }
+  EXPECT_NO_THROW(ModelFolder{folder / "m"});
+  edit_tensors(folder / "m",
+               [](SafetensorsWriter::Declaration& d) { return !d.name.ends_with(".inv_freq"); });
+  EXPECT_NO_THROW(ModelFolder{folder / "m"});
+}
+
+TEST(ModelFolder, IgnoresNoiseWithoutUse) {
   TestFolder folder;
   const ModelConfig config = small_moe_config(GateKind::mlp);
   const RandomModel model(config, DType::bf16);
   write_model(folder / "m", config, WriteOptions{}, model.rows());
-  const fs::path weights = folder / "m" / "model.safetensors";
-  {
-    const SafetensorsFile file(weights);
-    std::vector<SafetensorsWriter::Declaration> declared;
-    for (const SafetensorsEntry& e : file.entries())
-      declared.push_back({e.name, DType::bf16, e.shape});
-    declared.push_back({"model.layers.1.self_attn.rotary_emb.inv_freq", DType::bf16, {1}});
-    SafetensorsWriter writer(weights, declared);
-    for (const SafetensorsEntry& e : file.entries()) writer.write(file.read(e.name));
-    writer.write(Tensor::zeros({1}, DType::bf16));
-    writer.finish();
-  }
-  EXPECT_NO_THROW(ModelFolder{folder / "m"});
   replace_in_file(folder / "m" / "config.json", "\"gate_add_noise\": true",
                   "\"gate_add_noise\": false");
   EXPECT_FALSE(ModelFolder(folder / "m").config().moe.gate_noise);
