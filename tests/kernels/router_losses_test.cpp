@@ -100,7 +100,7 @@ TEST(NoisyLoad, GradientsMatchCentralDifferences) {
 // Each load is the probability of being chosen given the others' noise, so a token's loads sum to k
 // over the noise. Testing the noise alone, as LLaMA-MoE v1 does, breaks this: a little too much for
 // a router without opinions, then too little, and less as it sharpens.
-TEST(NoisyLoad, SumsToKOverTheNoiseUnlessCompatible) {
+TEST(NoisyLoad, V1Defect1LoadSumsToKUnlessV1sFormulaIsAskedFor) {
   const std::int64_t tokens = 20000, k = 4;
   const auto load_per_token = [&](double scale, bool compatible) {
     double sum = 0;
@@ -203,7 +203,7 @@ double switch_loss(const Tensor& p, const Tensor& counts, const Tensor& weights)
   return scalar(loss);
 }
 
-TEST(SwitchLoss, IsOneAtUniformAndEOverKAtCollapse) {
+TEST(SwitchLoss, V1Defect26IsOneAtUniformAndEOverKAtCollapse) {
   const std::int64_t experts = 8, tokens = 80;
   for (const auto& [dtype, tolerance] : kAccumulators) {
     const Tensor one = from_doubles({1}, dtype, {1});

@@ -116,7 +116,7 @@ TEST(GradientConstruction, TiesGoToTheLastExpertAndItsLowestNeuronAsInLlamaMoe) 
 
 // Cluster 0's gradients are larger: raw, it takes its best two, 0 and 1. Divided by the means 85
 // and 2 the scores are 1.18 1.06 0.94 0.82 and 1.5 0.5 0.5 1.5: expert 1 has 0 and 3 first.
-TEST(GradientConstruction, NormalisedScoresLetNoClusterChooseFirst) {
+TEST(GradientConstruction, V2NormalisedScoresLetNoClusterChooseFirst) {
   const Rows scores = {{100, 90, 80, 70}, {3, 1, 1, 3}};
   ConstructionOptions normalised;
   normalised.normalise_importance = true;
