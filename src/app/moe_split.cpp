@@ -213,6 +213,10 @@ void define_split(CLI::App& app, SplitArguments& a) {
       .add_option("--gate-metric", a.gate_metric,
                   "centers: cosine, or l2, whose gate has a bias (format native)")
       ->capture_default_str();
+  gates
+      .add_option("--gate-temperature", o.gate_temperature,
+                  "centers by cosine: divides the logits; below 1, weights are sharper")
+      ->capture_default_str();
   gates.add_flag("--gate-balanced", o.gate_balanced,
                  "centers with l2: every cluster gets as many calibration tokens");
   gates

@@ -100,6 +100,11 @@ void check_split_options(const SplitOptions& o, const ModelFolder& dense,
   MOE_REQUIRE(calibrated || (o.scale.rule != SplitScale::Rule::least_squares && !o.align),
               o.align ? "alignment" : "a least-squares scale",
               " needs calibration text: give token shards with --calibration");
+  MOE_REQUIRE(std::isfinite(o.gate_temperature) && o.gate_temperature > 0,
+              "the gate's temperature must be a positive number, is ", o.gate_temperature);
+  MOE_REQUIRE(o.gate_temperature == 1 ||
+                  (gate == GateInit::centers && o.gate_metric == TokenMetric::cosine),
+              "a temperature belongs to the gate centers by cosine");
   MOE_REQUIRE(gate == GateInit::centers || !o.gate_balanced,
               "balanced clusters belong to the gate centers, not to ", name(gate));
 }

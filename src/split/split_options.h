@@ -53,6 +53,7 @@ struct SplitOptions {
   std::optional<bool> gate_noise;  // default: on for llama-moe and a random gate
   TokenMetric gate_metric = TokenMetric::cosine;  // centers: l2 needs a format with gate biases
   bool gate_balanced = false;                     // centers: every cluster as many tokens; l2 alone
+  double gate_temperature = 1;  // centers by cosine: logits are x . unit centre / temperature
   SplitScale scale;
   /// Scale every channel of the routed experts' output to the variance of what they stand for
   /// (LLaMA-MoE v2's alignment, without its biases), in the down projections.

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "kernels/backend.h"
 #include "split/balanced_assignment.h"
 #include "split/importance.h"
 #include "split/neuron_indices.h"
@@ -218,7 +219,8 @@ class Planner {
       TokenClustering gate = construction_->need() == CalibrationNeed::importance_by_input
                                  ? found
                                  : matched_to_experts(found, inputs, ffn, layer->partition.experts);
-      layer->gate.weight = gate.weight;
+      layer->gate.weight = gate.weight.clone();
+      backend(Device::cpu).scale(layer->gate.weight, 1 / o_.gate_temperature);
       if (plan_.config.moe.gate_bias) layer->gate.bias = gate.bias;
     } else if (init == GateInit::select || init == GateInit::select_linear) {
       const Tensor mass = activation_mass(inputs, ffn, layer->partition.experts);

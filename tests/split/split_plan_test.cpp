@@ -196,6 +196,22 @@ TEST_F(SplitPlanTest, GatesFromCentresRouteTokensToTheirClusters) {
   }
 }
 
+TEST_F(SplitPlanTest, TemperatureDividesTheLogitsOfCentresAndNotTheirRouting) {
+  SplitOptions o = options("gradient");
+  o.construction.importance_from = "inputs";
+  o.gate = GateInit::centers;
+  const SplitPlan one = plan(o);
+  o.gate_temperature = 0.25;
+  const SplitPlan quarter = plan(o);
+  const Tensor& a = one.layers.at(1).gate.weight;
+  const Tensor& b = quarter.layers.at(1).gate.weight;
+  for (std::int64_t i = 0; i < a.size(); ++i) EXPECT_EQ(b.data<float>()[i], 4 * a.data<float>()[i]);
+  EXPECT_EQ(quarter.layers.at(1).quality.at(2).load, one.layers.at(1).quality.at(2).load);
+  EXPECT_EQ(quarter.layers.at(1).gate_agreement, 1);
+  o.gate = GateInit::linear;
+  EXPECT_THAT([&] { plan(o); }, ThrowsMessage<InputError>(HasSubstr("temperature")));
+}
+
 TEST_F(SplitPlanTest, ATrainedGateFindsMoreOfTheActivationsThanARandomOne) {
   SplitOptions random = options("coactivation"), trained = random;
   trained.gate = GateInit::select;
