@@ -44,6 +44,12 @@ Action Subcommands::parsed() const {
   return nullptr;
 }
 
+DType stored_type_named(const std::string& text) {
+  for (const DType t : {DType::f32, DType::bf16, DType::f16, DType::f64})
+    if (text == name(t)) return t;
+  throw InputError(str("unknown number type '", text, "': use f32, bf16, f16 or f64"));
+}
+
 int report_error(const std::string& name, int rank) {
   const std::string who = rank < 0 ? name : fmt::format("{} (rank {})", name, rank);
   const auto say = [&](const char* message) {

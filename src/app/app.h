@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "core/dtype.h"
+
 namespace CLI {
 class App;
 }
@@ -46,6 +48,9 @@ class Subcommands {
   CLI::App* app_;
   std::vector<std::pair<CLI::App*, Action>> commands_;
 };
+
+/// The number type of stored weights: "f32", "bf16", "f16" or "f64"; throws InputError otherwise.
+DType stored_type_named(const std::string& text);
 
 /// Called in a catch block: prints "NAME: error: MESSAGE", or "NAME (rank 3): error: MESSAGE" when
 /// rank >= 0, and returns the exit code that the exception in flight stands for.

@@ -85,10 +85,6 @@ void make_dense(Exported* e) {
   e->config = dense_config_of(e->config);
 }
 
-DType stored_type_named(const std::string& text) {
-  return text == "f16" ? DType::f16 : float_dtype_named(text);
-}
-
 int export_model(const ExportArguments& a) {
   WriteOptions options;
   options.format = model_format_named(a.format);

@@ -4,9 +4,9 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <optional>
 #include <string>
 
@@ -61,12 +61,6 @@ struct SplitArguments {
   bool json = false;
 };
 
-DType stored_type_named(const std::string& text) {
-  for (const DType t : {DType::f32, DType::bf16, DType::f16, DType::f64})
-    if (text == name(t)) return t;
-  throw InputError(str("unknown number type '", text, "': use f32, bf16, f16 or f64"));
-}
-
 /// Anonymous memory of this process now, in bytes; 0 where the system does not say.
 std::int64_t anonymous_memory() {
   std::ifstream status("/proc/self/status");
@@ -80,8 +74,9 @@ SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, co
                            Communicator& world) {
   constexpr std::int64_t kMicroBatch = 4;
   const DType dtype = a.split.dtype.value_or(dense.stored_dtype());
-  const HeldOut text = held_out_documents({a.held_out.begin(), a.held_out.end()}, dense.config(),
-                                          a.split.calibration.length);
+  const HeldOut text =
+      held_out_documents({a.held_out.begin(), a.held_out.end()}, dense.config(),
+                         std::min(a.split.calibration.length, dense.config().max_positions));
   SplitLosses losses;
   const ParameterRows dense_rows = [&](const std::string& name, std::int64_t first,
                                        std::int64_t count) {
@@ -90,10 +85,12 @@ SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, co
   losses.dense =
       losses_of({dense.config()}, dense_rows, DType::f32, text, kMicroBatch, world).front();
   std::vector<ModelConfig> configs;
-  for (const std::int64_t k : a.split.also_top_k) configs.push_back(plan.config_with(k));
+  const std::map<std::int64_t, double>& planned = plan.layers.begin()->second.scale;
+  for (const auto& [k, scale] : planned) configs.push_back(plan.config_with(k));
   const auto found =
       losses_of(configs, split_rows(dense, plan, dtype), DType::f32, text, kMicroBatch, world);
-  for (std::size_t i = 0; i < found.size(); ++i) losses.by_top_k[a.split.also_top_k[i]] = found[i];
+  auto loss = found.begin();
+  for (const auto& [k, scale] : planned) losses.by_top_k[k] = *loss++;
   return losses;
 }
 
@@ -104,10 +101,7 @@ int run_split(SplitArguments& a, Communicator& world) {
   a.split.scale = split_scale_named(a.scale);
   a.split.format = model_format_named(a.format);
   a.split.calibration.shards.assign(a.calibration.begin(), a.calibration.end());
-  if (!a.held_out.empty()) {
-    a.split.also_top_k.resize(std::size_t(std::max<std::int64_t>(a.split.experts, 0)));
-    std::iota(a.split.also_top_k.begin(), a.split.also_top_k.end(), std::int64_t{1});
-  }
+  a.split.every_top_k = !a.held_out.empty();
 
   const ModelFolder dense(a.split.input);
   SplitPlan plan = plan_split(dense, a.split, world);

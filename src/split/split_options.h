@@ -62,7 +62,7 @@ struct SplitOptions {
   /// otherwise get no gradient from the language model's loss.
   std::optional<bool> softmax_over_all;
   CalibrationOptions calibration;
-  std::vector<std::int64_t> also_top_k;  // other numbers of chosen experts to find scales for
+  bool every_top_k = false;  // scales and measures for every number of chosen experts, not one
   std::uint64_t seed = 42;
   ModelFormat format = ModelFormat::llama_moe;
   std::optional<DType> dtype;  // of the weights written; default: as the dense model's

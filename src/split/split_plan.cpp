@@ -87,10 +87,7 @@ class Planner {
     }
     plan_.config = mixture_config(o_, dense_.config(), plan_.gate_init, sizes_);
     top_ks_ = {o_.top_k};
-    for (const std::int64_t k : o_.also_top_k) {
-      MOE_REQUIRE(k >= 1 && k <= o_.experts, "cannot choose ", k, " of ", o_.experts, " experts");
-      top_ks_.insert(k);
-    }
+    for (std::int64_t k = 1; o_.every_top_k && k <= o_.experts; ++k) top_ks_.insert(k);
   }
 
   SplitPlan make() {

@@ -24,7 +24,8 @@ struct SplitPlan {
     GateWeights gate;                                      // undefined: SplitPlan::gate_init
     std::map<std::int64_t, double> scale;                  // by number of chosen experts
     std::vector<double> channel_scale;  // [hidden] on the rows of down; empty: none
-    /// On the calibration text, by number of chosen experts: top_k, and SplitOptions::also_top_k.
+    /// On the calibration text, by number of chosen experts: top_k, or all with
+    /// SplitOptions::every_top_k.
     std::map<std::int64_t, LayerQuality> quality;
     std::optional<double> gate_agreement;  // centers: tokens routed to their own cluster
   };
@@ -37,7 +38,7 @@ struct SplitPlan {
   std::int64_t calibration_tokens = 0;
   double seconds = 0;
 
-  /// The model with another number of chosen experts and the scales for it, one of also_top_k.
+  /// The model with another number of chosen experts and the scales for it, one that was planned.
   ModelConfig config_with(std::int64_t top_k) const;
 };
 

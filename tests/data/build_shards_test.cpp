@@ -23,7 +23,7 @@ std::string jsonl_of(const std::vector<Document>& documents) {
 
 class BuildShards : public ::testing::Test {
  protected:
-  TempFolder folder_;
+  TestFolder folder_;
 
   BuildOptions tokenized(const std::vector<std::string>& inputs, std::int64_t vocabulary) {
     BuildOptions options;

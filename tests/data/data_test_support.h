@@ -17,25 +17,13 @@
 #include "core/rng.h"
 #include "data/token_writer.h"
 #include "support/realdata.h"
+#include "support/test_folder.h"
 
 namespace moe {
 
 using Document = std::vector<std::int32_t>;
 
-/// A folder of its own for the test, removed at the end.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "moe-test-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using test::TestFolder;
 
 inline std::string read_bytes(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);

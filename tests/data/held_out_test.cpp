@@ -18,7 +18,7 @@ std::vector<std::int32_t> row_of(const Tensor& t, std::int64_t row) {
 class HeldOutTest : public ::testing::Test {
  protected:
   static constexpr std::int64_t kVocabulary = 500;
-  TempFolder folder_;
+  TestFolder folder_;
   std::vector<std::filesystem::path> files_;
   std::vector<Document> documents_;
 

@@ -19,7 +19,7 @@ std::vector<std::int32_t> values(const Tensor& t) {
 class LoaderTest : public ::testing::Test {
  protected:
   static constexpr std::int64_t kLength = 16, kVocabulary = 600;
-  TempFolder folder_;
+  TestFolder folder_;
   std::vector<std::vector<std::int32_t>> streams_;  // all tokens of each domain
   std::vector<DomainSource> sources_;
 

@@ -37,7 +37,7 @@ std::vector<std::string> texts_of(const fs::path& path, std::optional<std::strin
 }
 
 TEST(LineReader, ReadsTheSameLinesPlainGzippedAndZstandard) {
-  const TempFolder folder;
+  const TestFolder folder;
   std::string text = "first\n\nthird\r\n";
   std::vector<std::string> expected = {"first", "", "third\r"};
   for (int i = 0; i < 30000; ++i) {  // more than any buffer
@@ -62,7 +62,7 @@ TEST(LineReader, ReadsTheSameLinesPlainGzippedAndZstandard) {
 }
 
 TEST(LineReader, EveryTruncationOfACompressedFileIsReported) {
-  const TempFolder folder;
+  const TestFolder folder;
   std::string text;
   for (int i = 0; i < 40; ++i) text += str("line number ", i * i, "\n");
   for (const auto& [name, packed] :
@@ -76,7 +76,7 @@ TEST(LineReader, EveryTruncationOfACompressedFileIsReported) {
 }
 
 TEST(LineReader, DamagedDataIsReportedWithTheLine) {
-  const TempFolder folder;
+  const TestFolder folder;
   std::string packed = gzip("one\ntwo\n");
   packed[packed.size() - 8] ^= 1;  // the CRC
   write_bytes(folder / "a.gz", packed);
@@ -94,7 +94,7 @@ TEST(LineReader, DamagedDataIsReportedWithTheLine) {
 }
 
 TEST(DocumentReader, TakesOneDocumentALineOfJsonl) {
-  const TempFolder folder;
+  const TestFolder folder;
   write_bytes(folder / "a.jsonl", "{\"a\":1}\n  \n\r\n{\"b\":2}\r\n{}");
   const auto documents = documents_of(folder / "a.jsonl");
   ASSERT_EQ(documents.size(), 3u);
@@ -104,7 +104,7 @@ TEST(DocumentReader, TakesOneDocumentALineOfJsonl) {
 }
 
 TEST(DocumentReader, TakesATextFileWholeOrInParts) {
-  const TempFolder folder;
+  const TestFolder folder;
   const std::string text = "one\n\nstill one\n<|end|>\ntwo\n<|end|>\n\n<|end|>\nfour\n\n";
   write_bytes(folder / "a.txt", text);
   write_bytes(folder / "a.txt.gz", gzip(text));

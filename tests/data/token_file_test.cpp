@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 class TokenShard : public ::testing::Test {
  protected:
-  TempFolder folder_;
+  TestFolder folder_;
   const fs::path shard_ = folder_ / "a.h5";
 
   /// The error of opening the shard, which must name it.

@@ -94,7 +94,7 @@ TEST_F(Llama2Tokenizer, StreamsACharacterOnlyWhenItIsComplete) {
 }
 
 TEST(Tokenizer, RefusesWhatIsNoModelAndSaysWhatToDo) {
-  const TempFolder folder;
+  const TestFolder folder;
   EXPECT_THAT(input_error_of([&] { Tokenizer::open(folder.path()); }),
               HasSubstr("give a sentencepiece tokenizer.model"));
   write_bytes(folder / "tokenizer.json", "{}");

@@ -81,6 +81,8 @@ expect 2 'expertz' moe-split --config bad.toml --input dense --output refused
 # The neurons of an earlier split, and nothing of a dry run.
 expect 0 'indices' moe-split --input dense --output again --experts 4 --gate linear \
   --gate-noise off --indices random/neuron_indices.safetensors
+expect 0 'held-out loss' moe-split --input dense --indices random/neuron_indices.safetensors --dry-run \
+  --calibration train.h5 --held-out held-out.h5  # experts and lengths are the file's and the model's
 cmp -s random/model.safetensors again/model.safetensors || fail 'the same neurons, other weights'
 
 expect 0 '' moe-split --input dense --output exact --experts 4 --top-k 4 --gate zeros --scale 4

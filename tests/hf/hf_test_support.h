@@ -23,30 +23,11 @@
 #include "hf/convert.h"
 #include "hf/model_folder.h"
 #include "hf/safetensors.h"
+#include "support/test_folder.h"
 
 namespace moe::testing {
 
-/// A folder of one test, removed at its end.
-class TestFolder {
- public:
-  TestFolder() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    std::string name = str("moe-", test->test_suite_name(), "-", test->name(), "-", ::getpid());
-    std::replace(name.begin(), name.end(), '/', '-');  // of a parametrised test
-    path_ = std::filesystem::temp_directory_path() / name;
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  ~TestFolder() { std::filesystem::remove_all(path_); }
-  TestFolder(const TestFolder&) = delete;
-  TestFolder& operator=(const TestFolder&) = delete;
-
-  std::filesystem::path operator/(const std::string& name) const { return path_ / name; }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
+using test::TestFolder;
 
 inline void write_file(const std::filesystem::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary).write(bytes.data(), std::streamsize(bytes.size()));

@@ -49,7 +49,7 @@ class CompareSplits : public testing::Test {
     o.gate_noise = false;
     o.calibration.shards = {text_};
     o.calibration.length = 64;
-    o.also_top_k = {1, 2, 3, 4};
+    o.every_top_k = true;
     return o;
   }
 
@@ -66,7 +66,7 @@ class CompareSplits : public testing::Test {
       };
       losses.emplace().dense =
           losses_of({dense.config()}, rows, DType::f32, text, 4, *world).front();
-      for (const std::int64_t k : o.also_top_k)
+      for (const std::int64_t k : {1, 2, 3, 4})
         losses->by_top_k[k] = losses_of({plan.config_with(k)}, split_rows(dense, plan, DType::f32),
                                         DType::f32, text, 4, *world)
                                   .front();

@@ -149,9 +149,9 @@ TEST_F(SplitPlanTest, VarianceScaleIsTheRootOfExpertsTimesK) {
 TEST_F(SplitPlanTest, EveryKHasAScaleAndAMeasure) {
   SplitOptions o = options();
   o.scale = SplitScale::Rule::least_squares;
-  o.also_top_k = {1, 2, 3, 4};
+  o.every_top_k = true;
   const SplitPlan p = plan(o);
-  for (const std::int64_t k : o.also_top_k) {
+  for (const std::int64_t k : {1, 2, 3, 4}) {
     EXPECT_EQ(p.config_with(k).moe.top_k, k);
     EXPECT_EQ(p.config_with(k).moe.score_scale[1], p.layers.at(1).scale.at(k));
   }
@@ -342,7 +342,6 @@ TEST_F(SplitPlanTest, WhatCannotBeIsRefused) {
           [](SplitOptions& o) { o.expert_size = 6; });
   refused("layer 2 cannot be left dense", [](SplitOptions& o) { o.dense_layers = {2}; });
   refused("no layer has experts", [](SplitOptions& o) { o.dense_layers = {0, 1}; });
-  refused("cannot choose 5 of 4", [](SplitOptions& o) { o.also_top_k = {5}; });
   refused("mixtral", [](SplitOptions& o) {
     o.format = ModelFormat::mixtral;
     o.gate = GateInit::centers;
