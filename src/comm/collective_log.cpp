@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <deque>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "core/error.h"
 
@@ -23,17 +25,27 @@ Log& the_log() {
   return log;
 }
 
+/// In a world of threads each rank has its own; threads that never set one work for the process.
+thread_local std::optional<Phase> own_phase;
+thread_local std::map<std::string, double> waiting_seconds;
+
+Phase phase_of_this_thread(const Log& log) { return own_phase.value_or(log.phase); }
+
 }  // namespace
 
 void set_phase(const char* name, std::int32_t layer) {
   std::lock_guard lock(the_log().mutex);
-  the_log().phase.name = name;
-  the_log().phase.layer = layer;
+  Phase& phase = the_log().phase;
+  own_phase = Phase{own_phase.value_or(phase).step, layer, name};
+  phase.name = name;
+  phase.layer = layer;
 }
 
 void set_phase_step(std::int64_t step) {
   std::lock_guard lock(the_log().mutex);
-  the_log().phase.step = step;
+  Phase& phase = the_log().phase;
+  own_phase = own_phase.value_or(phase);
+  own_phase->step = phase.step = step;
 }
 
 Phase current_phase() {
@@ -55,7 +67,7 @@ CollectiveTicket::CollectiveTicket(const char* operation, std::int64_t bytes) {
   Log& log = the_log();
   std::lock_guard lock(log.mutex);
   number_ = ++log.started;
-  log.records.push_back({number_, operation, bytes, log.phase, false});
+  log.records.push_back({number_, operation, bytes, phase_of_this_thread(log), false});
   while (log.records.size() > kCollectivesKept && log.records.front().finished)
     log.records.pop_front();
 }
@@ -69,15 +81,19 @@ void CollectiveTicket::finish() {
   number_ = 0;
 }
 
-WaitingScope::WaitingScope() {
+WaitingScope::WaitingScope() : start_(std::chrono::steady_clock::now()) {
   std::lock_guard lock(the_log().mutex);
   ++the_log().waiting;
 }
 
 WaitingScope::~WaitingScope() {
+  const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start_;
   std::lock_guard lock(the_log().mutex);
   --the_log().waiting;
+  waiting_seconds[phase_of_this_thread(the_log()).name] += waited.count();
 }
+
+std::map<std::string, double> take_waiting_seconds() { return std::exchange(waiting_seconds, {}); }
 
 CollectiveSummary collective_summary() {
   Log& log = the_log();

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,14 +40,21 @@ class CollectiveTicket {
   std::int64_t number_;
 };
 
-/// This process does nothing but wait for collectives while a scope of this type lives.
+/// This rank does nothing but wait for collectives while a scope of this type lives.
 class WaitingScope {
  public:
   WaitingScope();
   ~WaitingScope();
   WaitingScope(const WaitingScope&) = delete;
   WaitingScope& operator=(const WaitingScope&) = delete;
+
+ private:
+  std::chrono::steady_clock::time_point start_;
 };
+
+/// Seconds that this thread has spent in WaitingScopes since it last asked, by the name of the
+/// phase that it was in: communication that nothing hides.
+std::map<std::string, double> take_waiting_seconds();
 
 /// What the watchdog reads. All may be called from any thread.
 struct CollectiveSummary {

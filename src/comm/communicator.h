@@ -43,9 +43,9 @@ class Pending {
 /// A group of ranks that take part in collectives together.
 ///
 /// Every member makes the same calls in the same order, even with zero rows; several may be under
-/// way at once. A call starts the collective and returns; results are there after wait(). Nothing
-/// moves by itself on the CPU: long computations call progress() now and then. Sums add in an
-/// order that depends on sizes alone, so repeated runs agree to the bit. Tensors are kept alive
+/// way at once. A call starts the collective and returns; results are there after wait(). What is
+/// under way moves on while the ranks compute. Sums add in an order that depends on sizes alone, so
+/// repeated runs agree to the bit. Tensors are kept alive
 /// until the collective is done.
 class Communicator {
  public:
@@ -73,7 +73,7 @@ class Communicator {
   /// Members with the same color form a new group, ordered by key (then by rank). Collective.
   virtual std::unique_ptr<Communicator> split(int color, int key) = 0;
 
-  /// Moves unfinished collectives along; cheap when there are none.
+  /// Moves unfinished collectives along at once; cheap when there are none.
   virtual void progress() = 0;
 };
 

@@ -7,15 +7,13 @@
 #include <climits>
 #include <cstring>
 #include <exception>
-#include <list>
-#include <mutex>
 #include <numeric>
-#include <thread>
 #include <utility>
 
 #include "comm/collective_checks.h"
 #include "comm/collective_log.h"
 #include "comm/communicator.h"
+#include "comm/progress.h"
 
 namespace moe {
 namespace {
@@ -26,7 +24,9 @@ constexpr std::int64_t kPiece = std::int64_t{1} << 24;
 
 /// One group of ranks as MPI sees it. The payload of an all_to_all is posted when its counts have
 /// arrived, so not at the same point of the program on every rank; MPI wants the same order on a
-/// communicator, hence the second one, on which payloads follow each other in order of calls.
+/// communicator, hence the second one, on which payloads follow each other in order of calls. The
+/// next one begins when the last one is done: a link shared by all of them would deliver the first
+/// as late as the last.
 struct Group {
   explicit Group(MPI_Comm owned) : calls(owned) {
     MPI_CHECK(MPI_Comm_set_errhandler(calls, MPI_ERRORS_RETURN));
@@ -56,7 +56,7 @@ struct Group {
   MPI_Comm calls, payloads = MPI_COMM_NULL;
   int rank = 0, size = 1;
   std::vector<int> world_ranks;
-  std::int64_t exchanges_started = 0, payloads_posted = 0;
+  std::int64_t exchanges_started = 0, exchanges_done = 0;
 };
 
 /// Types as MPI moves them: bf16 and f16 as 16 bits.
@@ -121,40 +121,18 @@ class ItemType {
   MPI_Datatype type_ = MPI_DATATYPE_NULL;
 };
 
-/// A collective under way: requests, and what they use.
-class Task {
+/// A collective as MPI requests that are complete together, in one stage or several.
+class MpiTask : public Task {
  public:
-  Task(std::shared_ptr<Group> group, const char* operation, std::int64_t bytes,
-       std::vector<Tensor> tensors)
-      : group_(std::move(group)), ticket_(operation, bytes), tensors_(std::move(tensors)) {}
-  virtual ~Task() = default;
+  MpiTask(std::shared_ptr<Group> group, const char* operation, std::int64_t bytes,
+          std::vector<Tensor> tensors)
+      : Task(operation, bytes, std::move(tensors)), group_(std::move(group)) {}
 
   /// A place for the request of one more MPI call.
   MPI_Request* add() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
 
-  /// Moves the collective along; true when it has finished or failed.
-  bool advance() {
-    if (done_) return true;
-    try {
-      done_ = requests_done() && !post_more();
-    } catch (const Error&) {
-      failure_ = std::current_exception();
-      done_ = true;
-    }
-    if (done_) {
-      tensors_.clear();
-      ticket_.finish();
-    }
-    return done_;
-  }
-
-  bool done() const { return done_; }
-  /// Once it is done: throws what went wrong.
-  void check() const {
-    if (failure_ != nullptr) std::rethrow_exception(failure_);
-  }
-
  protected:
+  bool proceed() override { return requests_done() && !post_more(); }
   /// The next stage when all requests are complete; false when there is nothing left to do.
   virtual bool post_more() { return false; }
 
@@ -171,85 +149,17 @@ class Task {
     return true;
   }
 
-  CollectiveTicket ticket_;
-  std::vector<Tensor> tensors_;
   std::vector<MPI_Request> requests_;
-  std::exception_ptr failure_;
-  bool done_ = false;
 };
-
-/// All unfinished collectives of this process, in the order in which they were started.
-class Engine {
- public:
-  Pending start(std::shared_ptr<Task> task);
-
-  /// Moves everything along, because peers may wait for another collective than this rank does;
-  /// says whether `task` is done.
-  bool advance(Task& task) {
-    std::lock_guard lock(mutex_);
-    advance_all();
-    return task.done();
-  }
-
-  void progress() {
-    std::lock_guard lock(mutex_);
-    advance_all();
-  }
-
-  std::size_t unfinished() {
-    std::lock_guard lock(mutex_);
-    return tasks_.size();
-  }
-
- private:
-  void advance_all() {
-    std::erase_if(tasks_, [](const auto& task) { return task->advance(); });
-  }
-
-  std::mutex mutex_;
-  std::list<std::shared_ptr<Task>> tasks_;
-};
-
-Engine& engine() {
-  static Engine instance;
-  return instance;
-}
-
-class MpiOperation final : public Pending::Operation {
- public:
-  explicit MpiOperation(std::shared_ptr<Task> task) : task_(std::move(task)) {}
-
-  bool test() override {
-    if (!engine().advance(*task_)) return false;
-    task_->check();
-    return true;
-  }
-
-  void wait() override {
-    WaitingScope waiting;
-    // Gives the core to ranks that compute: there may be more ranks than cores.
-    while (!engine().advance(*task_)) std::this_thread::yield();
-    task_->check();
-  }
-
- private:
-  std::shared_ptr<Task> task_;
-};
-
-Pending Engine::start(std::shared_ptr<Task> task) {
-  std::lock_guard lock(mutex_);
-  if (!task->advance()) tasks_.push_back(task);
-  return Pending(std::make_unique<MpiOperation>(std::move(task)));
-}
 
 /// Counts first, then rows. When a sender and a receiver disagree, both know, leave these rows out
 /// and fail at the end; all others get theirs, so nobody hangs.
-class AllToAll final : public Task {
+class AllToAll final : public MpiTask {
  public:
   AllToAll(std::shared_ptr<Group> group, const Tensor& out, std::span<const std::int64_t> recv_rows,
            const Tensor& in, std::span<const std::int64_t> send_rows)
-      : Task(std::move(group), "all_to_all", std::int64_t(std::max(in.nbytes(), out.nbytes())),
-             {out, in}),
+      : MpiTask(std::move(group), "all_to_all", std::int64_t(std::max(in.nbytes(), out.nbytes())),
+                {out, in}),
         out_(out.bytes()),
         in_(in.bytes()),
         row_(in.cols(), in.dtype()),
@@ -282,15 +192,15 @@ class AllToAll final : public Task {
 
   bool post_more() override {
     if (posted_) {
+      ++group_->exchanges_done;
       if (!disagreement_.empty()) throw Error(disagreement_);
       return false;
     }
-    if (group_->payloads_posted != turn_) return true;
+    if (group_->exchanges_done != turn_) return true;
     compare_counts();
     MPI_CHECK(MPI_Ialltoallv(in_, send_.counts.data(), send_.offsets.data(), row_.get(), out_,
                              recv_.counts.data(), recv_.offsets.data(), row_.get(),
                              group_->payloads, add()));
-    ++group_->payloads_posted;
     posted_ = true;
     return true;
   }
@@ -339,7 +249,7 @@ class MpiComm final : public Communicator {
       MPI_CHECK(MPI_Iallreduce(MPI_IN_PLACE, piece, count, element_type(x.dtype()),
                                reduction(x.dtype(), op), group_->calls, task->add()));
     });
-    return engine().start(task);
+    return start_task(task);
   }
 
   Pending reduce_scatter(Tensor out, Tensor in) override {
@@ -353,7 +263,7 @@ class MpiComm final : public Communicator {
       MPI_CHECK(MPI_Ireduce_scatter_block(
           in.bytes(), out.bytes(), int(out.size()), element_type(in.dtype()),
           reduction(in.dtype(), ReduceOp::sum), group_->calls, task->add()));
-    return engine().start(task);
+    return start_task(task);
   }
 
   Pending all_gather(Tensor out, Tensor in) override {
@@ -368,17 +278,17 @@ class MpiComm final : public Communicator {
     else if (size() > 1 && in.size() > 0)
       MPI_CHECK(MPI_Iallgather(in_place ? MPI_IN_PLACE : in.bytes(), int(in.size()), type,
                                out.bytes(), int(in.size()), type, group_->calls, task->add()));
-    return engine().start(task);
+    return start_task(task);
   }
 
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
                      std::span<const std::int64_t> send_rows) override {
     check_all_to_all(out, recv_rows, in, send_rows, size());
     if (size() > 1)
-      return engine().start(std::make_shared<AllToAll>(group_, out, recv_rows, in, send_rows));
+      return start_task(std::make_shared<AllToAll>(group_, out, recv_rows, in, send_rows));
     const auto task = make_task("all_to_all", {out, in});  // the checks leave no room for others
     out.copy_from(in);
-    return engine().start(task);
+    return start_task(task);
   }
 
   Pending broadcast(Tensor x, int root) override {
@@ -388,13 +298,13 @@ class MpiComm final : public Communicator {
       MPI_CHECK(
           MPI_Ibcast(piece, count, element_type(x.dtype()), root, group_->calls, task->add()));
     });
-    return engine().start(task);
+    return start_task(task);
   }
 
   Pending barrier() override {
     const auto task = make_task("barrier", {});
     if (size() > 1) MPI_CHECK(MPI_Ibarrier(group_->calls, task->add()));
-    return engine().start(task);
+    return start_task(task);
   }
 
   std::unique_ptr<Communicator> split(int color, int key) override {
@@ -408,13 +318,13 @@ class MpiComm final : public Communicator {
     return std::make_unique<MpiComm>(part);
   }
 
-  void progress() override { engine().progress(); }
+  void progress() override { progress_tasks(); }
 
  private:
-  std::shared_ptr<Task> make_task(const char* operation, std::vector<Tensor> tensors) {
+  std::shared_ptr<MpiTask> make_task(const char* operation, std::vector<Tensor> tensors) {
     std::size_t bytes = 0;
     for (const Tensor& t : tensors) bytes = std::max(bytes, t.nbytes());
-    return std::make_shared<Task>(group_, operation, std::int64_t(bytes), std::move(tensors));
+    return std::make_shared<MpiTask>(group_, operation, std::int64_t(bytes), std::move(tensors));
   }
 
   /// post(address, elements) for each piece of x; not at all in a group of one.
@@ -435,7 +345,5 @@ std::unique_ptr<Communicator> mpi_world_communicator() {
   MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &world));
   return std::make_unique<MpiComm>(world);
 }
-
-std::size_t unfinished_mpi_collectives() { return engine().unfinished(); }
 
 }  // namespace moe

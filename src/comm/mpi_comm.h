@@ -12,9 +12,6 @@ namespace moe {
 /// A duplicate of MPI_COMM_WORLD. Collective.
 std::unique_ptr<Communicator> mpi_world_communicator();
 
-/// Collectives that this process has started and not finished, on all its communicators.
-std::size_t unfinished_mpi_collectives();
-
 /// Throws Error with MPI's own words and this process's rank.
 [[noreturn]] void fail_mpi(const char* file, int line, const char* call, int status);
 

@@ -9,6 +9,7 @@
 
 #include "comm/communicator.h"
 #include "comm/mpi_comm.h"
+#include "comm/progress.h"
 
 namespace moe {
 namespace {
@@ -63,7 +64,7 @@ MpiWorld::~MpiWorld() {
   // In both cases peers wait for what this rank will not do any more, so MPI_Finalize would hang.
   if (std::uncaught_exceptions() > 0)
     abort("ended by an exception that left the scope of its MpiWorld", 1);
-  if (unfinished_mpi_collectives() > 0) abort("ended with unfinished collectives", 1);
+  if (unfinished_tasks() > 0) abort("ended with unfinished collectives", 1);
   world_.reset();
   MPI_Finalize();
 }

@@ -2,7 +2,6 @@
 #include "optim/gradients.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 
 #include "comm/watchdog.h"
@@ -104,11 +103,8 @@ void GradientBuckets::send_in_order() {
 void GradientBuckets::finish() {
   set_phase("reduce gradients");
   for (Bucket& b : buckets_) b.waiting = 0;
-  const auto start = std::chrono::steady_clock::now();
   send_in_order();
   for (Bucket& b : buckets_) b.reduction.wait();
-  exposed_seconds_ =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   reducing_ = false;
 }
 

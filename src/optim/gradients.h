@@ -34,9 +34,6 @@ class GradientBuckets {
   /// The gradient of parameter i of the store; after finish().
   const Tensor& gradient(std::size_t i) const { return gradients_[i]; }
 
-  /// Seconds that finish() waited for communication in the last step: what backward did not hide.
-  double exposed_seconds() const { return exposed_seconds_; }
-
  private:
   struct Bucket {
     Placement placement;
@@ -55,7 +52,6 @@ class GradientBuckets {
   std::vector<Tensor> gradients_;
   std::size_t next_to_send_ = 0;
   bool reducing_ = false;
-  double exposed_seconds_ = 0;
 };
 
 }  // namespace moe

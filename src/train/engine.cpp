@@ -5,6 +5,7 @@
 #include <chrono>
 #include <limits>
 
+#include "comm/collective_log.h"
 #include "comm/watchdog.h"
 
 namespace moe {
@@ -104,6 +105,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
   if (config_.is_moe()) sums.layers.resize(std::size_t(config_.layers));
 
   set_phase_step(step);
+  take_waiting_seconds();  // what was waited for between steps is not theirs
   gradients_->begin_step();
   for (std::int64_t first = 0; first < sequences; first += options_.micro_batch) {
     const std::int64_t n = std::min(options_.micro_batch, sequences - first);
@@ -139,7 +141,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     sums.reduce(grid_.world(), config_.moe.experts);
     result.grad_norm = gradients_->global_norm();
   }
-  result.exposed_seconds = gradients_->exposed_seconds();
+  result.exposed_seconds = take_waiting_seconds();
 
   double total = 0;
   for (std::size_t d = 0; d < sums.domain_loss.size(); ++d) {
@@ -168,6 +170,8 @@ StepResult Engine::train_step(const Batch& batch, const GlobalCounts& counts, st
     Timer timer(seconds);
     optimizer_->step(*gradients_, learning_rate, result.clip);
   }
+  for (const auto& [phase, waited] : take_waiting_seconds())
+    result.exposed_seconds[phase] += waited;
   return result;
 }
 

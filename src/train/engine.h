@@ -29,10 +29,10 @@ struct StepResult {
   double cv_squared = 0, switch_top_k = 0, z = 0;  // router losses, coefficients included
   double grad_norm = 0;                            // over all parameters, before clipping
   double clip = 1;
-  std::vector<double> domain_loss;               // mean per domain; NaN where it has no token
-  std::vector<std::vector<std::int64_t>> loads;  // [layer][expert]: (token, slot) pairs
-  double exposed_seconds = 0;                    // waiting for gradient reductions after backward
-  std::map<std::string, double> seconds;         // this rank's time: forward, backward, ...
+  std::vector<double> domain_loss;                // mean per domain; NaN where it has no token
+  std::vector<std::vector<std::int64_t>> loads;   // [layer][expert]: (token, slot) pairs
+  std::map<std::string, double> exposed_seconds;  // this rank's waits for collectives, by phase
+  std::map<std::string, double> seconds;          // this rank's time: forward, backward, ...
 };
 
 struct EngineOptions {

@@ -66,6 +66,7 @@ std::string to_json(const StepMetrics& m) {
   j["router_entropy"] = m.router_entropy;
   j["dropped_tokens"] = m.dropped_tokens;
   j["exposed_comm_seconds"] = m.exposed_comm_seconds;
+  j["exposed_comm_by_phase"] = m.exposed_comm_by_phase;
   j["memory_bytes"] = m.memory_bytes;
   if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
   // Names come from a configuration file, which need not be UTF-8.

@@ -27,7 +27,9 @@ struct StepMetrics {
   std::vector<double> load_max_over_mean;       // per layer with experts: the busiest; 1 is balanced
   std::vector<double> router_entropy;           // per layer, nats
   std::int64_t dropped_tokens = 0;
-  double exposed_comm_seconds = NAN;  // waiting for gradient reductions after backward
+  /// Rank 0's waits for collectives within the step, and their parts by phase.
+  double exposed_comm_seconds = NAN;
+  std::map<std::string, double> exposed_comm_by_phase;
   /// Most that tensors of rank 0 held: "weights", "gradients", "optimizer", "activations", "total"
   /// (their common peak, below the sum of the four).
   std::map<std::string, std::int64_t> memory_bytes;

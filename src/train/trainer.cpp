@@ -301,7 +301,9 @@ StepMetrics Trainer::metrics_of(const StepResult& r, double seconds, double rate
   m.flops_per_second =
       step_flops(engine_->config(), step_tokens, config_.data.sequence_length) / seconds;
   m.phase_seconds = r.seconds;
-  m.exposed_comm_seconds = r.exposed_seconds;
+  m.exposed_comm_by_phase = r.exposed_seconds;
+  m.exposed_comm_seconds = 0;
+  for (const auto& [phase, waited] : r.exposed_seconds) m.exposed_comm_seconds += waited;
   const MemoryAccount memory = memory_account();
   for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
     m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];

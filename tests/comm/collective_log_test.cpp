@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "comm/communicator.h"
 
 namespace moe {
@@ -53,6 +56,27 @@ TEST(CollectiveLog, KnowsWhenThisProcessWaits) {
   EXPECT_FALSE(collective_summary().waiting);
   const WaitingScope waiting;
   EXPECT_TRUE(collective_summary().waiting);
+}
+
+TEST(CollectiveLog, AddsUpWhatEachThreadWaitedByItsPhase) {
+  using std::chrono::milliseconds;
+  take_waiting_seconds();
+  set_phase("dispatch");
+  for (int i = 0; i < 2; ++i) {
+    const WaitingScope waiting;
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  std::jthread([] {
+    set_phase("combine");
+    const WaitingScope waiting;
+    std::this_thread::sleep_for(milliseconds(5));
+    EXPECT_TRUE(take_waiting_seconds().empty());  // it still waits
+  }).join();
+  std::this_thread::sleep_for(milliseconds(10));  // computes
+  const std::map<std::string, double> waited = take_waiting_seconds();
+  ASSERT_EQ(waited.size(), 1u);
+  EXPECT_GE(waited.at("dispatch"), 0.02);
+  EXPECT_TRUE(take_waiting_seconds().empty());
 }
 
 }  // namespace

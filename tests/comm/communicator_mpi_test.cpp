@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include "comm/collective_log.h"
 #include "comm/communicator_checks.h"
 #include "support/mpi_world.h"
 
@@ -34,6 +35,25 @@ TEST(MpiComm, ReducesAndBroadcastsLargeTensorsInPieces) {
     wrong += copy.data<std::uint8_t>()[i] != i % 251;
   }
   EXPECT_EQ(wrong, 0);
+}
+
+/// Payloads of an exchange leave when its counts have arrived: somebody must notice.
+TEST(MpiComm, CollectivesMoveWhileRanksCompute) {
+  Communicator& world = mpi_world().world();
+  const checks::Exchange first(world, DType::f32, 50000, [](int, int) { return 3; });
+  const checks::Exchange second(world, DType::f32, 64, [](int from, int to) { return from + to; });
+  world.barrier().wait();
+  checks::stagger(world, 0);
+  Pending a = first.start(world), b = second.start(world);
+  const std::int64_t started = collective_summary().started;
+  const auto late = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (collective_summary().finished < started && std::chrono::steady_clock::now() < late)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(collective_summary().finished, started);
+  a.wait();
+  b.wait();
+  first.check();
+  second.check();
 }
 
 }  // namespace

@@ -63,21 +63,6 @@ void ends_early(Communicator& world) {
   all_reduce(world);
 }
 
-/// The rows of an all_to_all leave when the sender makes progress.
-void forgets_to_wait(Communicator& world) {
-  const Watchdog watchdog(kLimit);
-  train_until(world, 5);
-  const Tensor x = Tensor::zeros({world.size(), 4}, DType::f32);
-  const std::vector<std::int64_t> one(std::size_t(world.size()), 1);
-  const Tensor out = empty_like(x);
-  if (world.rank() != 1) seconds(0.3);  // the counts must not be there yet
-  Pending pending = world.all_to_all(out, one, x, one);
-  if (world.rank() == 1) {
-    set_phase("attention", 2);
-    seconds(60);
-  }
-}
-
 void leaves_without_the_rest(Communicator& world) {
   const Watchdog watchdog(kLimit);
   train_until(world, 5);
@@ -102,7 +87,6 @@ const std::map<std::string, void (*)(Communicator&)> kJobs = {
     {"stops", [](Communicator& world) { stops(world, 1); }},
     {"first_rank_stops", [](Communicator& world) { stops(world, 0); }},
     {"loops", loops},
-    {"forgets_to_wait", forgets_to_wait},
     {"leaves_without_the_rest", leaves_without_the_rest},
     {"computes", computes},
 };

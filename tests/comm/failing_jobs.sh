@@ -70,10 +70,6 @@ finish 1 20 '^watchdog: all 3 ranks wait' \
   '^  rank 0: step 5, gradient reduction; waits for all_reduce of 400 bytes' \
   '^  rank 1: step 5, forward; waits for the end of the watchdog'
 
-start forgets_to_wait 3
-finish 1 20 '^watchdog: rank 1 is late$' '^  rank 1: step 5, layer 2, attention;' \
-  'for all_to_all of 48 bytes'
-
 start leaves_without_the_rest 2
 finish 1 20 '^watchdog: rank 1 is late$' '^  rank 1: step 5, writing;' 'for the end of the watchdog'
 

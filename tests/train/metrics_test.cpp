@@ -73,6 +73,7 @@ StepMetrics full() {
   m.router_entropy = {std::numeric_limits<double>::max()};
   m.dropped_tokens = 3;
   m.exposed_comm_seconds = 0.01;
+  m.exposed_comm_by_phase = {{"dispatch", 0.0075}, {"combine", 0.0025}};
   m.memory_bytes = {{"weights", 3}, {"total", std::int64_t{1} << 40}};
   return m;
 }
@@ -90,6 +91,7 @@ TEST_F(Metrics, NumbersKeepEveryBitAndNaNIsNull) {
   EXPECT_EQ(j.at("router_entropy").at(0).get<double>(), std::numeric_limits<double>::max());
   EXPECT_EQ(j.at("load_max_over_mean"), (std::vector<double>{1.25, 1.5}));
   EXPECT_EQ(j.at("phase_seconds").at("backward"), 1.0);
+  EXPECT_EQ(j.at("exposed_comm_by_phase").at("dispatch"), 0.0075);
   EXPECT_EQ(j.at("memory_bytes").at("total"), std::int64_t{1} << 40);
   EXPECT_FALSE(j.contains("held_out_loss"));
   EXPECT_TRUE(nlohmann::json::parse(to_json(StepMetrics{})).at("loss").is_null());
