@@ -21,6 +21,18 @@ void check_summable(const char* operation, DType dtype) {
             ": use f32, bf16, f64 or i64");
 }
 
+/// `whole` in `parts`, of which this rank's is `own`.
+void check_parts(const char* operation, const Tensor& whole, const Tensor& own,
+                 std::span<const std::int64_t> parts, const Communicator& group) {
+  MOE_CHECK(parts.size() == std::size_t(group.size()), operation, " among ", group.size(),
+            " ranks in ", parts.size(), " parts");
+  MOE_CHECK(std::ranges::all_of(parts, [](std::int64_t n) { return n >= 0; }) &&
+                std::accumulate(parts.begin(), parts.end(), std::int64_t{0}) == whole.size() &&
+                parts[std::size_t(group.rank())] == own.size(),
+            operation, " of ", whole.size(), " elements in parts of ", join(parts, ", "),
+            ", given ", own.size(), " for that of member ", group.rank());
+}
+
 void check_rows(const char* direction, const Tensor& tensor, std::span<const std::int64_t> rows,
                 int size) {
   MOE_CHECK(rows.size() == std::size_t(size), "all_to_all among ", size, " ranks with ",
@@ -39,21 +51,22 @@ void check_all_reduce(const Tensor& x) {
   check_summable("all_reduce", x.dtype());
 }
 
-void check_reduce_scatter(const Tensor& out, const Tensor& in, int size) {
+void check_reduce_scatter(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
+                          const Communicator& group) {
   check_host("reduce_scatter", out);
   check_host("reduce_scatter", in);
-  check_same_type("reduce_scatter", out, in);
+  if (in.dtype() != DType::bf16 || out.dtype() != DType::f32)
+    check_same_type("reduce_scatter", out, in);
   check_summable("reduce_scatter", in.dtype());
-  MOE_CHECK(in.size() == out.size() * size, "reduce_scatter of ", in.size(), " elements to ", size,
-            " ranks of ", out.size());
+  check_parts("reduce_scatter", in, out, parts, group);
 }
 
-void check_all_gather(const Tensor& out, const Tensor& in, int size) {
+void check_all_gather(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
+                      const Communicator& group) {
   check_host("all_gather", out);
   check_host("all_gather", in);
   check_same_type("all_gather", out, in);
-  MOE_CHECK(out.size() == in.size() * size, "all_gather of ", in.size(), " elements from ", size,
-            " ranks into ", out.size());
+  check_parts("all_gather", out, in, parts, group);
 }
 
 void check_all_to_all(const Tensor& out, std::span<const std::int64_t> recv_rows, const Tensor& in,

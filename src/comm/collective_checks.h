@@ -11,8 +11,10 @@ namespace moe {
 
 /// f32, bf16, f64 or i64, on the CPU.
 void check_all_reduce(const Tensor& x);
-void check_reduce_scatter(const Tensor& out, const Tensor& in, int size);
-void check_all_gather(const Tensor& out, const Tensor& in, int size);
+void check_reduce_scatter(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
+                          const Communicator& group);
+void check_all_gather(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
+                      const Communicator& group);
 void check_all_to_all(const Tensor& out, std::span<const std::int64_t> recv_rows, const Tensor& in,
                       std::span<const std::int64_t> send_rows, int size);
 void check_broadcast(const Tensor& x, int root, int size);

@@ -56,11 +56,18 @@ class Communicator {
 
   /// x = sum (or max) of x over the members, in place. f32, bf16, f64, i64.
   [[nodiscard]] virtual Pending all_reduce(Tensor x, ReduceOp op) = 0;
-  /// out = this rank's part of the sum of `in`. in: size() equal parts by rank.
-  [[nodiscard]] virtual Pending reduce_scatter(Tensor out, Tensor in) = 0;
-  /// out = the members' `in`, one after the other by rank; all the same size. `in` may be this
-  /// rank's part of `out`.
-  [[nodiscard]] virtual Pending all_gather(Tensor out, Tensor in) = 0;
+  /// out = this rank's part of the sum of `in`, whose elements belong to the members in rank order,
+  /// parts[p] of them to member p. Adds up in rank order. out: in's type, or f32 for bf16, which is
+  /// then rounded before the sum only; it may be this rank's part of `in`.
+  [[nodiscard]] virtual Pending reduce_scatter(Tensor out, Tensor in,
+                                               std::span<const std::int64_t> parts) = 0;
+  /// out = the members' `in`, one after the other by rank, parts[p] elements from member p. `in`
+  /// may be this rank's part of `out`.
+  [[nodiscard]] virtual Pending all_gather(Tensor out, Tensor in,
+                                           std::span<const std::int64_t> parts) = 0;
+  /// The same with equal parts.
+  [[nodiscard]] Pending reduce_scatter(Tensor out, Tensor in);
+  [[nodiscard]] Pending all_gather(Tensor out, Tensor in);
   /// Rows of `in` go to the members in rank order, send_rows[p] to member p; `out` receives
   /// recv_rows[p] from member p, in rank order. Row counts are compared between sender and receiver
   /// before any payload moves; wait() throws Error naming both ranks when they disagree.

@@ -13,6 +13,7 @@
 #include "comm/collective_checks.h"
 #include "comm/collective_log.h"
 #include "comm/communicator.h"
+#include "comm/ordered_sum.h"
 #include "comm/progress.h"
 
 namespace moe {
@@ -231,6 +232,74 @@ class AllToAll final : public MpiTask {
   bool posted_ = false;
 };
 
+/// Every member's part of `in` goes to its owner, which adds them up in rank order: as many bytes
+/// as a ring moves, sums that do not depend on MPI's algorithm, and bf16 that is rounded once.
+class ReduceScatter final : public Task {
+ public:
+  ReduceScatter(std::shared_ptr<Group> group, const Tensor& out, const Tensor& in,
+                std::span<const std::int64_t> parts)
+      : Task(std::move(group), "reduce_scatter", std::int64_t(in.nbytes()), {out, in}), out_(out) {
+    const int rank = group_->rank, size = group_->size;
+    MOE_CHECK(in.size() <= INT_MAX && out.size() * (size - 1) <= INT_MAX, "reduce_scatter of ",
+              in.size(), " elements: at most ", INT_MAX, " at a time");
+    received_ = Tensor::empty({size - 1, out.size()}, in.dtype());
+    std::int64_t sent = 0, place = 0;
+    for (int p = 0; p < size; ++p) {
+      const auto part = parts[std::size_t(p)];
+      send_counts_.push_back(p == rank ? 0 : int(part));
+      send_offsets_.push_back(int(sent));
+      receive_counts_.push_back(p == rank ? 0 : int(out.size()));
+      receive_offsets_.push_back(int(place * out.size()));
+      summands_.push_back(p == rank ? in.view({in.size()}).slice(sent, part)
+                                    : received_.slice(place, 1));
+      place += p == rank ? 0 : 1;
+      sent += part;
+    }
+    const MPI_Datatype type = element_type(in.dtype());
+    MPI_CHECK(MPI_Ialltoallv(in.bytes(), send_counts_.data(), send_offsets_.data(), type,
+                             received_.bytes(), receive_counts_.data(), receive_offsets_.data(),
+                             type, group_->calls, add()));
+  }
+
+ private:
+  bool post_more() override {
+    if (summands_.empty()) return false;
+    sum_in_order(out_, summands_);
+    summands_.clear();
+    received_ = {};
+    return false;
+  }
+
+  Tensor out_, received_;
+  std::vector<Tensor> summands_;
+  std::vector<int> send_counts_, send_offsets_, receive_counts_, receive_offsets_;
+};
+
+class AllGather final : public Task {
+ public:
+  AllGather(std::shared_ptr<Group> group, const Tensor& out, const Tensor& in,
+            std::span<const std::int64_t> parts)
+      : Task(std::move(group), "all_gather", std::int64_t(out.nbytes()), {out, in}) {
+    MOE_CHECK(out.size() <= INT_MAX, "all_gather of ", out.size(), " elements: at most ", INT_MAX,
+              " at a time");
+    std::int64_t first = 0;
+    for (const std::int64_t n : parts) {
+      counts_.push_back(int(n));
+      offsets_.push_back(int(first));
+      first += n;
+    }
+    const auto own = std::size_t(group_->rank);
+    const bool in_place =
+        in.bytes() == out.bytes() + std::size_t(offsets_[own]) * size_of(out.dtype());
+    const MPI_Datatype type = element_type(in.dtype());
+    MPI_CHECK(MPI_Iallgatherv(in_place ? MPI_IN_PLACE : in.bytes(), counts_[own], type, out.bytes(),
+                              counts_.data(), offsets_.data(), type, group_->calls, add()));
+  }
+
+ private:
+  std::vector<int> counts_, offsets_;
+};
+
 class MpiComm final : public Communicator {
  public:
   explicit MpiComm(MPI_Comm owned) : group_(std::make_shared<Group>(owned)) {}
@@ -252,33 +321,14 @@ class MpiComm final : public Communicator {
     return start_task(task);
   }
 
-  Pending reduce_scatter(Tensor out, Tensor in) override {
-    check_reduce_scatter(out, in, size());
-    MOE_CHECK(in.size() <= INT_MAX, "reduce_scatter of ", in.size(), " elements: at most ", INT_MAX,
-              " at a time");
-    const auto task = make_task("reduce_scatter", {in, out});
-    if (size() == 1)
-      out.copy_from(in.view(out.shape()));
-    else if (out.size() > 0)
-      MPI_CHECK(MPI_Ireduce_scatter_block(
-          in.bytes(), out.bytes(), int(out.size()), element_type(in.dtype()),
-          reduction(in.dtype(), ReduceOp::sum), group_->calls, task->add()));
-    return start_task(task);
+  Pending reduce_scatter(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    check_reduce_scatter(out, in, parts, *this);
+    return start_task(std::make_shared<ReduceScatter>(group_, out, in, parts));
   }
 
-  Pending all_gather(Tensor out, Tensor in) override {
-    check_all_gather(out, in, size());
-    MOE_CHECK(out.size() <= INT_MAX, "all_gather of ", out.size(), " elements: at most ", INT_MAX,
-              " at a time");
-    const auto task = make_task("all_gather", {out, in});
-    const bool in_place = in.bytes() == out.bytes() + std::size_t(rank()) * in.nbytes();
-    const MPI_Datatype type = element_type(in.dtype());
-    if (size() == 1 && !in_place)
-      out.copy_from(in.view(out.shape()));
-    else if (size() > 1 && in.size() > 0)
-      MPI_CHECK(MPI_Iallgather(in_place ? MPI_IN_PLACE : in.bytes(), int(in.size()), type,
-                               out.bytes(), int(in.size()), type, group_->calls, task->add()));
-    return start_task(task);
+  Pending all_gather(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    check_all_gather(out, in, parts, *this);
+    return start_task(std::make_shared<AllGather>(group_, out, in, parts));
   }
 
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,

@@ -7,6 +7,7 @@
 #include <exception>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -43,7 +44,7 @@ struct Call {
   Tensor out, in;
   ReduceOp op = ReduceOp::sum;
   int root = 0;
-  std::vector<std::int64_t> recv_rows, send_rows;
+  std::vector<std::int64_t> recv_rows, send_rows;  // parts: in send_rows
   int color = 0, key = 0;
 };
 
@@ -72,10 +73,13 @@ void copy(std::byte* to, const std::byte* from, std::int64_t elements, DType dty
   if (elements > 0 && to != from) std::memcpy(to, from, std::size_t(elements) * size_of(dtype));
 }
 
+template <class T>
+using TotalOf = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+
 /// totals[i] = the members' in[i] in rank order, sums in f32 for bf16.
 template <class T>
-std::vector<T> reduced(Meeting& meeting) {
-  using Total = std::conditional_t<std::is_same_v<T, bf16>, float, T>;
+std::vector<TotalOf<T>> reduced(Meeting& meeting) {
+  using Total = TotalOf<T>;
   const ReduceOp op = meeting.call(0).op;
   const T* first = meeting.call(0).in.template data<T>();
   std::vector<Total> totals(first, first + meeting.call(0).in.size());
@@ -84,17 +88,21 @@ std::vector<T> reduced(Meeting& meeting) {
     for (std::size_t i = 0; i < totals.size(); ++i)
       totals[i] = op == ReduceOp::sum ? totals[i] + Total(x[i]) : std::max(totals[i], Total(x[i]));
   }
-  return std::vector<T>(totals.begin(), totals.end());
+  return totals;
 }
 
-/// Reduces the members' `in` and gives each of them `elements` of the result from `first(rank)`.
+/// Reduces the members' `in` and gives each of them what it has room for, from `first(rank)` on.
 template <class First>
 void reduce_to(Meeting& meeting, First first) {
-  const auto as = [&](auto type) {
-    const std::vector<decltype(type)> totals = reduced<decltype(type)>(meeting);
+  const auto as = [&]<class T>(T) {
+    const std::vector<TotalOf<T>> totals = reduced<T>(meeting);
     for (int p = 0; p < meeting.size(); ++p) {
       const Tensor& out = meeting.call(p).out;
-      std::copy_n(totals.begin() + first(p), out.size(), out.data<decltype(type)>());
+      const auto part = totals.begin() + first(p);
+      if (out.dtype() == dtype_of<T>)
+        std::transform(part, part + out.size(), out.data<T>(), [](auto x) { return T(x); });
+      else
+        std::copy_n(part, out.size(), out.data<TotalOf<T>>());
     }
   };
   const DType dtype = meeting.call(0).in.dtype();
@@ -106,15 +114,21 @@ void perform_all_reduce(Meeting& meeting) {
 }
 
 void perform_reduce_scatter(Meeting& meeting) {
-  reduce_to(meeting, [&](int p) { return p * meeting.call(p).out.size(); });
+  const std::vector<std::int64_t>& parts = meeting.call(0).send_rows;
+  reduce_to(meeting, [&](int p) {
+    return std::accumulate(parts.begin(), parts.begin() + p, std::int64_t{0});
+  });
 }
 
 void perform_all_gather(Meeting& meeting) {
-  for (int to = 0; to < meeting.size(); ++to)
+  for (int to = 0; to < meeting.size(); ++to) {
+    std::int64_t first = 0;
     for (int p = 0; p < meeting.size(); ++p) {
       const Tensor& in = meeting.call(p).in;
-      copy(element(meeting.call(to).out, p * in.size()), in.bytes(), in.size(), in.dtype());
+      copy(element(meeting.call(to).out, first), in.bytes(), in.size(), in.dtype());
+      first += in.size();
     }
+  }
 }
 
 void perform_all_to_all(Meeting& meeting) {
@@ -255,17 +269,20 @@ class ThreadComm final : public Communicator {
     return start("all_reduce", std::move(call)).first;
   }
 
-  Pending reduce_scatter(Tensor out, Tensor in) override {
-    check_reduce_scatter(out, in, size());
+  Pending reduce_scatter(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    check_reduce_scatter(out, in, parts, *this);
     Call call = of("reduce_scatter", in, perform_reduce_scatter);
+    call.what += str(" in parts of ", join(parts, ", "));
+    call.send_rows.assign(parts.begin(), parts.end());
     call.out = std::move(out);
     call.in = std::move(in);
     return start("reduce_scatter", std::move(call)).first;
   }
 
-  Pending all_gather(Tensor out, Tensor in) override {
-    check_all_gather(out, in, size());
-    Call call = of("all_gather", in, perform_all_gather);
+  Pending all_gather(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    check_all_gather(out, in, parts, *this);
+    Call call = of("all_gather", out, perform_all_gather);
+    call.what += str(" in parts of ", join(parts, ", "));
     call.out = std::move(out);
     call.in = std::move(in);
     return start("all_gather", std::move(call)).first;

@@ -103,6 +103,11 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
   return {{
       {"expert", &c.expert, "ranks that share the experts (EP); the others are data parallel"},
       {"bucket_mb", &c.bucket_mb, "size of a gradient reduction, MB"},
+      {"zero", &c.zero,
+       "each rank keeps and updates its share of the optimizer state alone (ZeRO stage 1)"},
+      {"gradient_dtype",
+       config_choice(c.gradient_dtype, {{"f32", DType::f32}, {"bf16", DType::bf16}}),
+       "number type in which gradients travel; sums stay f32 (f64 models send f64)"},
       {"watchdog_seconds", &c.watchdog_seconds,
        "a collective that takes longer ends the job; 0: no watchdog"},
       {"recompute",
@@ -221,6 +226,8 @@ void TrainConfig::validate() const {
   at_least("batch.micro", batch.micro, 1);
   at_least("parallel.expert", parallel.expert, 1);
   positive("parallel.bucket_mb", parallel.bucket_mb);
+  MOE_REQUIRE(parallel.gradient_dtype == DType::f32 || (parallel.zero && model.dtype != DType::f64),
+              "parallel.gradient_dtype bf16 needs parallel.zero and a model.dtype of f32 or bf16");
   at_least("parallel.watchdog_seconds", parallel.watchdog_seconds, 0);
 
   at_least("train.steps", train.steps, 1);

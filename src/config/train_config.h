@@ -64,6 +64,8 @@ struct TrainConfig {
   struct Parallel {
     std::int64_t expert = 1;
     double bucket_mb = 25;
+    bool zero = true;
+    DType gradient_dtype = DType::f32;
     double watchdog_seconds = 600;
     enum class Recompute : std::uint8_t { none, block } recompute = Recompute::none;
   } parallel;

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nn/parameter_store.h"
 
+#include <functional>
+#include <numeric>
+
 #include "comm/process_grid.h"
 #include "core/parallel.h"
 #include "core/rng.h"
@@ -13,6 +16,13 @@ std::uint64_t hash_of(const std::string& text) {  // FNV-1a
   std::uint64_t h = 0xcbf29ce484222325ull;
   for (const unsigned char c : text) h = (h ^ c) * 0x100000001b3ull;
   return h;
+}
+
+/// Elements; every parameter starts at the beginning of a cache line.
+constexpr std::int64_t kAlignment = 32;
+
+std::int64_t elements_of(const Shape& shape) {
+  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
 }
 
 }  // namespace
@@ -30,16 +40,33 @@ ParameterStore::ParameterStore(const ModelConfig& config, DType dtype, int exper
   }
   MemoryScope scope(MemoryKind::weights);
   for (ParameterSpec& spec : model_parameters(config)) {
-    Parameter p{std::move(spec), 0, {}};
-    Shape shape = p.spec.shape;
+    index_[spec.name] = parameters_.size();
+    parameters_.push_back({std::move(spec), 0, {}, 0});
+  }
+  std::array<std::int64_t, 2> elements{};
+  std::vector<Shape> shapes(parameters_.size());
+  for (std::size_t i = parameters_.size(); i-- > 0;) {
+    Parameter& p = parameters_[i];
+    Shape& shape = shapes[i] = p.spec.shape;
     if (p.spec.placement == Placement::expert) {
       const auto& offsets = p.spec.expert_offsets;
       p.first_row = offsets[std::size_t(first_expert_)];
       shape[0] = offsets[std::size_t(first_expert_ + local_experts_)] - p.first_row;
     }
-    p.variable = Variable::leaf(Tensor::empty(std::move(shape), dtype));
-    index_[p.name()] = parameters_.size();
-    parameters_.push_back(std::move(p));
+    if (!p.spec.trained) continue;
+    std::int64_t& end = elements[std::size_t(p.spec.placement)];
+    p.offset = end;
+    end += (elements_of(shape) + kAlignment - 1) / kAlignment * kAlignment;
+  }
+  for (std::size_t kind = 0; kind < flat_.size(); ++kind)
+    flat_[kind] = Tensor::empty({elements[kind]}, dtype);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = parameters_[i];
+    p.variable =
+        p.spec.trained
+            ? Variable::leaf(
+                  flat(p.spec.placement).slice(p.offset, elements_of(shapes[i])).view(shapes[i]))
+            : Variable::constant(Tensor::empty(shapes[i], accumulator(dtype)));
   }
 }
 

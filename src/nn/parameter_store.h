@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <unordered_map>
@@ -15,7 +16,8 @@ namespace moe {
 struct Parameter {
   ParameterSpec spec;
   std::int64_t first_row = 0;  // of the whole parameter
-  Variable variable;           // a leaf: [rows held, ...]
+  Variable variable;           // [rows held, ...]; a leaf when it is trained, else a constant
+  std::int64_t offset = 0;     // of its first element in ParameterStore::flat(); trained ones
 
   const std::string& name() const { return spec.name; }
   std::int64_t rows() const { return variable.value.rows(); }
@@ -24,6 +26,9 @@ struct Parameter {
 /// A model's parameters as a flat, ordered, named list. Which rows this rank holds follows from the
 /// placement alone: expert parameters are cut by expert, contiguously, over the `ep` members of an
 /// expert group; everything else is whole.
+///
+/// Trained parameters of one placement lie in one piece of memory, the last of the list first: the
+/// order in which backward needs them, and gradients and optimiser cut it into buckets.
 class ParameterStore {
  public:
   /// Values are undefined until load(). dtype: f32, bf16 or f64. Throws InputError when ep exceeds
@@ -38,6 +43,10 @@ class ParameterStore {
   std::vector<Parameter>& all() { return parameters_; }
   const std::vector<Parameter>& all() const { return parameters_; }
 
+  /// T[elements]: the trained parameters of a placement, each from its offset on. What lies between
+  /// them belongs to nobody.
+  const Tensor& flat(Placement placement) const { return flat_[std::size_t(placement)]; }
+
   DType dtype() const { return dtype_; }
   std::int64_t first_expert() const { return first_expert_; }
   std::int64_t local_experts() const { return local_experts_; }
@@ -45,6 +54,7 @@ class ParameterStore {
  private:
   DType dtype_;
   std::int64_t first_expert_ = 0, local_experts_ = 0;
+  std::array<Tensor, 2> flat_;
   std::vector<Parameter> parameters_;
   std::unordered_map<std::string, std::size_t> index_;
 };

@@ -33,6 +33,7 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
                          const ProcessGrid& grid)
     : config_(config),
       dtype_(parameters.dtype()),
+      parameter_count_(parameters.all().size()),
       embedding_(parameters["embed.weight"]),
       norm_(parameters["norm.weight"]),
       head_(parameters[config.tie_embeddings ? "embed.weight" : "head.weight"]) {
@@ -43,14 +44,19 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
                 Attention(config, parameters, l),
                 {},
                 {},
-                {}};
+                {},
+                0};
     if (config.is_moe_layer(l)) {
       layer.experts.emplace(config, parameters, l, grid);
     } else {
       layer.dense.emplace(parameters, l);
     }
-    for (const Parameter& p : parameters.all())
-      if (p.name().starts_with(prefix)) layer.parameters.push_back(p.variable);
+    for (std::size_t i = 0; i < parameter_count_; ++i) {
+      const Parameter& p = parameters.all()[i];
+      if (!p.name().starts_with(prefix)) continue;
+      if (p.spec.trained) layer.parameters.push_back(p.variable);
+      layer.parameters_end = i + 1;
+    }
     layers_.push_back(std::move(layer));
   }
 }
@@ -90,10 +96,12 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
   if (context.statistics != nullptr) context.statistics->resize(layers_.size());
   tables(context.first_position + context.length);
 
+  need(1);
   set_phase("embedding");
   Hidden h{ops::embedding(embedding_, tokens), {}};
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer& layer = layers_[l];
+    need(layer.parameters_end);
     set_phase("layer", std::int32_t(l));
     if (!recompute_blocks) {
       FfnOutput out = run_layer(layer, h.x, context, caches ? &(*caches)[l] : nullptr);
@@ -111,6 +119,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
     h.x = out[0];
     if (out.size() > 1) h.loss.push_back(out[1]);
   }
+  need(parameter_count_);
   h.x = ops::rmsnorm(h.x, norm_, config_.rms_norm_eps);
   return h;
 }

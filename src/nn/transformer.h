@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -37,6 +38,11 @@ class Transformer {
   Tensor next_logits(const Tensor& tokens, ForwardContext context,
                      std::vector<KvCache>* caches) const;
 
+  /// Called in every forward pass before weights are read that no earlier call named: the first
+  /// `count` parameters of the store. For weights that may still be on their way.
+  using WeightsNeeded = std::function<void(std::size_t count)>;
+  void set_weights_needed(WeightsNeeded needed) { weights_needed_ = std::move(needed); }
+
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
 
@@ -46,7 +52,8 @@ class Transformer {
     Attention attention;
     std::optional<DenseFfn> dense;
     std::optional<MoeLayer> experts;
-    std::vector<Variable> parameters;  // all of the layer, for recompute
+    std::vector<Variable> parameters;  // the trained ones of the layer, for recompute
+    std::size_t parameters_end = 0;    // one behind the layer's last parameter in the store
   };
   struct Hidden {
     Variable x;                  // T[tokens, hidden], after the final norm
@@ -57,9 +64,14 @@ class Transformer {
   FfnOutput run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
                       KvCache* cache) const;
   const ops::RopeTables& tables(std::int64_t positions) const;
+  void need(std::size_t parameters) const {
+    if (weights_needed_) weights_needed_(parameters);
+  }
 
   const ModelConfig& config_;
   DType dtype_;
+  std::size_t parameter_count_;
+  WeightsNeeded weights_needed_;
   Variable embedding_, norm_, head_;
   std::vector<Layer> layers_;
   mutable ops::RopeTables tables_;  // grown on demand

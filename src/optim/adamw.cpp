@@ -7,49 +7,61 @@
 
 namespace moe {
 
-AdamW::AdamW(ParameterStore& parameters, const TrainConfig::Optimizer& options)
-    : parameters_(parameters), options_(options) {
+AdamW::AdamW(ParameterStore& parameters, const BucketPlan& plan,
+             const TrainConfig::Optimizer& options)
+    : parameters_(parameters), buckets_(plan.buckets().size()), options_(options) {
   MemoryScope scope(MemoryKind::optimizer);
   const DType acc = accumulator(parameters.dtype());
-  for (Parameter& p : parameters.all()) {
-    const Tensor& weight = p.variable.value;
+  for (const OwnedRows& rows : plan.owned()) {
+    const Tensor own = weight(rows);
     State s;
-    s.master = weight;
-    if (weight.dtype() != acc) {
-      s.master = Tensor::empty(weight.shape(), acc, weight.device());
-      backend(weight.device()).cast(s.master, weight);
+    s.rows = rows;
+    s.master = own;
+    if (own.dtype() != acc) {
+      s.master = Tensor::empty(own.shape(), acc, own.device());
+      backend(own.device()).cast(s.master, own);
     }
-    s.m = Tensor::zeros(weight.shape(), acc, weight.device());
-    s.v = Tensor::zeros(weight.shape(), acc, weight.device());
+    s.m = Tensor::zeros(own.shape(), acc, own.device());
+    s.v = Tensor::zeros(own.shape(), acc, own.device());
     states_.push_back(std::move(s));
   }
 }
 
+Tensor AdamW::weight(const OwnedRows& rows) const {
+  return parameters_.all()[rows.parameter].variable.value.slice(rows.first, rows.rows);
+}
+
 void AdamW::load_masters(const ParameterRows& rows) {
-  for (std::size_t i = 0; i < states_.size(); ++i) {
-    const Parameter& p = parameters_.all()[i];
-    if (states_[i].master.dtype() == p.variable.value.dtype()) continue;
-    const Tensor source = rows(p.name(), p.first_row, p.rows());
-    backend(source.device()).cast(states_[i].master, source);
+  for (State& s : states_) {
+    const Parameter& p = parameters_.all()[s.rows.parameter];
+    if (s.master.dtype() == p.variable.value.dtype()) continue;
+    const Tensor source = rows(p.name(), p.first_row + s.rows.first, s.rows.rows);
+    backend(source.device()).cast(s.master, source);
   }
 }
 
-void AdamW::step(const GradientBuckets& gradients, double learning_rate, double gradient_scale) {
+void AdamW::step(const GradientBuckets& gradients, double learning_rate, double gradient_scale,
+                 const std::function<void(std::size_t bucket)>& updated) {
   ++steps_;
-  AdamWStep s;
-  s.learning_rate = learning_rate;
-  s.beta1 = options_.beta1;
-  s.beta2 = options_.beta2;
-  s.eps = options_.eps;
-  s.gradient_scale = gradient_scale;
-  s.correction1 = 1 - std::pow(options_.beta1, double(steps_));
-  s.correction2 = 1 - std::pow(options_.beta2, double(steps_));
-  for (std::size_t i = 0; i < states_.size(); ++i) {
-    Parameter& p = parameters_.all()[i];
-    s.weight_decay = p.spec.decay ? options_.weight_decay : 0;
-    backend(p.variable.value.device())
-        .adamw(p.variable.value, states_[i].master, states_[i].m, states_[i].v,
-               gradients.gradient(i), s);
+  AdamWStep step;
+  step.learning_rate = learning_rate;
+  step.beta1 = options_.beta1;
+  step.beta2 = options_.beta2;
+  step.eps = options_.eps;
+  step.gradient_scale = gradient_scale;
+  step.correction1 = 1 - std::pow(options_.beta1, double(steps_));
+  step.correction2 = 1 - std::pow(options_.beta2, double(steps_));
+  std::size_t next = 0;
+  for (std::size_t bucket = buckets_; bucket-- > 0;) {
+    for (; next < states_.size() && states_[next].rows.bucket == bucket; ++next) {
+      State& s = states_[next];
+      Tensor w = weight(s.rows);
+      const Tensor gradient = gradients.gradient(s.rows.parameter).slice(s.rows.first, s.rows.rows);
+      step.weight_decay =
+          parameters_.all()[s.rows.parameter].spec.decay ? options_.weight_decay : 0;
+      backend(w.device()).adamw(w, s.master, s.m, s.v, gradient, step);
+    }
+    if (updated) updated(bucket);
   }
 }
 

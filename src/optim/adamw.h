@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "config/train_config.h"
@@ -10,30 +11,37 @@
 
 namespace moe {
 
-/// AdamW (Loshchilov & Hutter 2019) over the rows this rank holds. bf16 weights have f32 masters.
-/// Weight decay applies to every parameter but the norms.
+/// AdamW (Loshchilov & Hutter 2019) over the rows that this rank owns. bf16 weights have f32
+/// masters. Weight decay applies to every parameter but the norms and biases.
 class AdamW {
  public:
   struct State {
-    Tensor master;  // f32, or f64 for an f64 model; the weight itself unless that is bf16
+    OwnedRows rows;
+    Tensor master;  // f32, or f64 for an f64 model; the weight's own rows unless that is bf16
     Tensor m, v;    // first and second moment, of master's type
   };
 
   /// Masters start as the weights are; load_masters() gives them back the bits that bf16 weights
-  /// dropped. Keeps a reference.
-  AdamW(ParameterStore& parameters, const TrainConfig::Optimizer& options);
+  /// dropped. Keeps a reference to the parameters.
+  AdamW(ParameterStore& parameters, const BucketPlan& plan, const TrainConfig::Optimizer& options);
   void load_masters(const ParameterRows& rows);
 
-  /// One update with every gradient multiplied by gradient_scale (the clip factor).
-  void step(const GradientBuckets& gradients, double learning_rate, double gradient_scale);
+  /// One update with every gradient multiplied by gradient_scale (the clip factor), bucket after
+  /// bucket in the order of the forward pass. updated(bucket) is called when a bucket's are done.
+  void step(const GradientBuckets& gradients, double learning_rate, double gradient_scale,
+            const std::function<void(std::size_t bucket)>& updated = {});
 
   /// Updates done; part of a checkpoint together with the states.
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }
+  /// As BucketPlan::owned().
   std::vector<State>& states() { return states_; }
 
  private:
+  Tensor weight(const OwnedRows& rows) const;
+
   ParameterStore& parameters_;
+  std::size_t buckets_;
   TrainConfig::Optimizer options_;
   std::vector<State> states_;
   std::int64_t steps_ = 0;

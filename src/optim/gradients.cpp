@@ -9,74 +9,52 @@
 
 namespace moe {
 
-GradientBuckets::GradientBuckets(ParameterStore& parameters, const ProcessGrid& grid,
-                                 std::int64_t bucket_bytes)
-    : parameters_(parameters), grid_(grid), gradients_(parameters.all().size()) {
+GradientBuckets::GradientBuckets(ParameterStore& parameters, const BucketPlan& plan,
+                                 DType transport)
+    : parameters_(parameters),
+      plan_(plan),
+      transport_(transport),
+      gradients_(parameters.all().size()),
+      waiting_(plan.buckets().size()),
+      reductions_(plan.buckets().size()) {
   MemoryScope scope(MemoryKind::gradients);
   const DType acc = accumulator(parameters.dtype());
-  const std::int64_t limit = bucket_bytes / std::int64_t(size_of(acc));
-  // Elements that count for filling a bucket: of the largest share of any expert rank, so that
-  // every rank closes its buckets at the same parameters.
-  const auto counted = [&](const Parameter& p) {
-    const auto& offsets = p.spec.expert_offsets;
-    if (offsets.empty()) return p.variable.value.size();
-    std::int64_t rows = 0;
-    for (int r = 0; r < grid.ep(); ++r) {
-      const Share share = share_of(std::int64_t(offsets.size()) - 1, r, grid.ep());
-      rows = std::max(rows, offsets[std::size_t(share.first + share.count)] -
-                                offsets[std::size_t(share.first)]);
+  MOE_CHECK(transport == acc || (transport == DType::bf16 && acc == DType::f32 && plan.sharded()),
+            "gradients of ", name(acc), " sent as ", name(transport));
+  // Zeros: what lies between parameters counts in sums over whole buckets.
+  for (const Placement p : {Placement::replicated, Placement::expert})
+    flat_[std::size_t(p)] = Tensor::zeros(parameters.flat(p).shape(), acc);
+  for (std::size_t b = 0; b < plan.buckets().size(); ++b)
+    for (const std::size_t i : plan.buckets()[b].parameters) {
+      const Parameter& p = parameters.all()[i];
+      const Tensor& value = p.variable.value;
+      gradients_[i] =
+          flat_[std::size_t(p.spec.placement)].slice(p.offset, value.size()).view(value.shape());
+      p.variable.slot->storage = gradients_[i];
+      p.variable.slot->on_ready = [this, b] { ready(b); };
     }
-    return rows * p.spec.shape[1];
-  };
-  // One bucket of each placement is open at a time; a full one is closed, and buckets are numbered
-  // by when they close.
-  std::vector<Bucket> open(2);
-  open[0].placement = Placement::replicated;
-  open[1].placement = Placement::expert;
-  std::int64_t filled[2] = {0, 0};
-  const auto close = [&](std::size_t kind) {
-    if (open[kind].parameters.empty()) return;
-    std::int64_t size = 0;
-    for (const std::size_t i : open[kind].parameters)
-      size += parameters.all()[i].variable.value.size();
-    open[kind].flat = Tensor::empty({size}, acc);
-    buckets_.push_back(std::move(open[kind]));
-    open[kind] = Bucket{buckets_.back().placement, {}, {}, 0, {}};
-    filled[kind] = 0;
-  };
-  auto& all = parameters.all();
-  for (std::size_t i = all.size(); i-- > 0;) {
-    const auto kind = std::size_t(all[i].spec.placement == Placement::expert);
-    open[kind].parameters.push_back(i);
-    filled[kind] += counted(all[i]);
-    if (filled[kind] >= limit) close(kind);
-  }
-  close(1);
-  close(0);
-
-  for (std::size_t b = 0; b < buckets_.size(); ++b) {
-    std::int64_t at = 0;
-    for (const std::size_t i : buckets_[b].parameters) {
-      const Variable& v = all[i].variable;
-      gradients_[i] = buckets_[b].flat.slice(at, v.value.size()).view(v.value.shape());
-      at += v.value.size();
-      v.slot->storage = gradients_[i];
-      v.slot->on_ready = [this, b] { ready(b); };
-    }
-  }
 }
 
 GradientBuckets::~GradientBuckets() {
-  for (Parameter& p : parameters_.all()) *p.variable.slot = {};
+  for (Parameter& p : parameters_.all())
+    if (p.variable.slot) *p.variable.slot = {};
 }
 
-Communicator& GradientBuckets::group_of(const Bucket& bucket) const {
-  return bucket.placement == Placement::expert ? grid_.data_group() : grid_.world();
+Tensor GradientBuckets::values(std::size_t bucket) const {
+  const Bucket& b = plan_.buckets()[bucket];
+  return flat_[std::size_t(b.placement)].slice(b.first, b.size);
+}
+
+Tensor GradientBuckets::own_values(std::size_t bucket) const {
+  const Share own = plan_.own_part(plan_.buckets()[bucket]);
+  return values(bucket).slice(own.first, own.count);
 }
 
 void GradientBuckets::begin_step() {
-  for (Parameter& p : parameters_.all()) p.variable.slot->grad = {};
-  for (Bucket& b : buckets_) b.waiting = int(b.parameters.size());
+  for (Parameter& p : parameters_.all())
+    if (p.variable.slot) p.variable.slot->grad = {};
+  for (std::size_t b = 0; b < waiting_.size(); ++b)
+    waiting_[b] = int(plan_.buckets()[b].parameters.size());
   next_to_send_ = 0;
   reducing_ = false;
 }
@@ -85,36 +63,68 @@ void GradientBuckets::begin_last_micro_batch() { reducing_ = true; }
 
 void GradientBuckets::ready(std::size_t bucket) {
   if (!reducing_) return;
-  --buckets_[bucket].waiting;
+  --waiting_[bucket];
   send_in_order();
-  grid_.world().progress();
+  plan_.group(Placement::replicated).progress();
 }
 
 void GradientBuckets::send_in_order() {
-  for (; next_to_send_ < buckets_.size() && buckets_[next_to_send_].waiting == 0; ++next_to_send_) {
-    Bucket& b = buckets_[next_to_send_];
-    for (const std::size_t i : b.parameters)
-      if (!parameters_.all()[i].variable.slot->grad.defined())
-        backend(gradients_[i].device()).fill(gradients_[i], 0);
-    if (group_of(b).size() > 1) b.reduction = group_of(b).all_reduce(b.flat, ReduceOp::sum);
+  for (; next_to_send_ < waiting_.size() && waiting_[next_to_send_] == 0; ++next_to_send_)
+    send(next_to_send_);
+}
+
+void GradientBuckets::send(std::size_t bucket) {
+  const Bucket& b = plan_.buckets()[bucket];
+  for (const std::size_t i : b.parameters)
+    if (!parameters_.all()[i].variable.slot->grad.defined())
+      backend(gradients_[i].device()).fill(gradients_[i], 0);
+  Communicator& group = plan_.group(b.placement);
+  if (group.size() == 1) return;
+  Tensor sent = values(bucket);
+  if (b.parts.empty()) {
+    reductions_[bucket] = group.all_reduce(sent, ReduceOp::sum);
+    return;
   }
+  if (sent.dtype() != transport_) {
+    const MemoryScope scope(MemoryKind::gradients);
+    const Tensor whole = sent;
+    sent = Tensor::empty(whole.shape(), transport_, whole.device());
+    backend(sent.device()).cast(sent, whole);
+  }
+  reductions_[bucket] = group.reduce_scatter(own_values(bucket), sent, b.parts);
 }
 
 void GradientBuckets::finish() {
   set_phase("reduce gradients");
-  for (Bucket& b : buckets_) b.waiting = 0;
+  std::fill(waiting_.begin(), waiting_.end(), 0);
   send_in_order();
-  for (Bucket& b : buckets_) b.reduction.wait();
+  for (Pending& reduction : reductions_) reduction.wait();
   reducing_ = false;
 }
 
+void GradientBuckets::gather() {
+  for (std::size_t b = 0; b < reductions_.size(); ++b) {
+    const Bucket& bucket = plan_.buckets()[b];
+    if (!bucket.parts.empty())
+      reductions_[b] =
+          plan_.group(bucket.placement).all_gather(values(b), own_values(b), bucket.parts);
+  }
+  for (Pending& reduction : reductions_) reduction.wait();
+}
+
 double GradientBuckets::global_norm() const {
-  Tensor replicated = Tensor::zeros({1}, DType::f64), expert = Tensor::zeros({1}, DType::f64);
-  for (const Bucket& b : buckets_)
-    backend(b.flat.device())
-        .add_squared_norm(b.placement == Placement::expert ? expert : replicated, b.flat);
-  if (grid_.ep() > 1) grid_.expert_group().all_reduce(expert, ReduceOp::sum).wait();
-  return std::sqrt(*replicated.data<double>() + *expert.data<double>());
+  // Squares of what no other rank of the world counts, and of what all ranks hold. The copies of an
+  // expert that nobody shares out are counted on the first of its data group.
+  Tensor own = Tensor::zeros({1}, DType::f64), common = Tensor::zeros({1}, DType::f64);
+  for (std::size_t b = 0; b < reductions_.size(); ++b) {
+    const Bucket& bucket = plan_.buckets()[b];
+    const bool everywhere = bucket.parts.empty() && bucket.placement == Placement::replicated;
+    if (bucket.parts.empty() && !everywhere && plan_.group(bucket.placement).rank() > 0) continue;
+    const Tensor counted = own_values(b);
+    backend(counted.device()).add_squared_norm(everywhere ? common : own, counted);
+  }
+  plan_.group(Placement::replicated).all_reduce(own, ReduceOp::sum).wait();
+  return std::sqrt(*own.data<double>() + *common.data<double>());
 }
 
 }  // namespace moe

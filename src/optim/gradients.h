@@ -4,8 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "comm/process_grid.h"
-#include "nn/parameter_store.h"
+#include "optim/buckets.h"
 
 namespace moe {
 
@@ -13,12 +12,13 @@ namespace moe {
 ///
 /// One rule (docs/parallelism.md): losses are divided by global counts before backward, so every
 /// reduction is a plain sum over the group that replicates the parameter: the world, or the
-/// expert's data group. Buckets hold parameters in reverse order of the forward pass, which is the
-/// order their gradients get ready in, and leave in that order on every rank.
+/// expert's data group. Buckets leave in the plan's order on every rank. Where the plan is sharded,
+/// the sum reaches each element's owner alone.
 class GradientBuckets {
  public:
-  /// Keeps references. Gradients are f32 (f64 for an f64 model).
-  GradientBuckets(ParameterStore& parameters, const ProcessGrid& grid, std::int64_t bucket_bytes);
+  /// Keeps references. Gradients are f32 (f64 for an f64 model); `transport` is what a sharded plan
+  /// sends them as: that type, or bf16, which is summed in f32.
+  GradientBuckets(ParameterStore& parameters, const BucketPlan& plan, DType transport);
   ~GradientBuckets();
 
   /// Forgets the gradients of the previous step.
@@ -31,25 +31,26 @@ class GradientBuckets {
   /// The norm over all parameters of the model, each counted once. Collective; after finish().
   double global_norm() const;
 
-  /// The gradient of parameter i of the store; after finish().
+  /// The gradient of parameter i of the store, undefined for one that is not trained; after
+  /// finish(). Sharded: valid in the rows that this rank owns.
   const Tensor& gradient(std::size_t i) const { return gradients_[i]; }
+  /// Makes all rows of all gradients valid, for those who look at them. Collective; after finish().
+  void gather();
 
  private:
-  struct Bucket {
-    Placement placement;
-    Tensor flat;
-    std::vector<std::size_t> parameters;
-    int waiting = 0;  // gradients that are not there yet
-    Pending reduction;
-  };
-  Communicator& group_of(const Bucket& bucket) const;
+  Tensor values(std::size_t bucket) const;
+  Tensor own_values(std::size_t bucket) const;
   void ready(std::size_t bucket);
   void send_in_order();
+  void send(std::size_t bucket);
 
   ParameterStore& parameters_;
-  const ProcessGrid& grid_;
-  std::vector<Bucket> buckets_;
-  std::vector<Tensor> gradients_;
+  const BucketPlan& plan_;
+  const DType transport_;
+  std::array<Tensor, 2> flat_;     // by placement, as ParameterStore::flat()
+  std::vector<Tensor> gradients_;  // views of those, by parameter
+  std::vector<int> waiting_;       // by bucket: gradients that are not there yet
+  std::vector<Pending> reductions_;
   std::size_t next_to_send_ = 0;
   bool reducing_ = false;
 };

@@ -87,11 +87,25 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
       options_(options),
       grid_(grid),
       parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep()) {
-  parameters_.load(weights);
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
-  gradients_ = std::make_unique<GradientBuckets>(parameters_, grid_, options.bucket_bytes);
-  optimizer_ = std::make_unique<AdamW>(parameters_, options.optimizer);
-  optimizer_->load_masters(weights);
+  plan_ = std::make_unique<BucketPlan>(parameters_, grid_, options.bucket_bytes, options.zero);
+  const DType acc = accumulator(options.dtype);
+  gradients_ = std::make_unique<GradientBuckets>(
+      parameters_, *plan_, acc == DType::f64 ? acc : options.gradient_transport);
+  optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
+  gather_ = std::make_unique<WeightGather>(parameters_, *plan_);
+  model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
+  load_weights(weights);
+}
+
+void Engine::load_weights(const ParameterRows& rows) {
+  parameters().load(rows);
+  optimizer_->load_masters(rows);
+}
+
+ParameterStore& Engine::parameters() {
+  gather_->wait_for_first(parameters_.all().size());
+  return parameters_;
 }
 
 StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& counts,
@@ -163,16 +177,18 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
 StepResult Engine::train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                               double learning_rate) {
   StepResult result = compute_gradients(batch, counts, step);
+  update(result, learning_rate);
+  return result;
+}
+
+void Engine::update(StepResult& result, double learning_rate) {
   set_phase("optimizer");
+  Timer timer(result.seconds["optimizer"]);
   result.clip = clip_factor(result.grad_norm, options_.optimizer.clip_norm);
-  double& seconds = result.seconds["optimizer"];
-  {
-    Timer timer(seconds);
-    optimizer_->step(*gradients_, learning_rate, result.clip);
-  }
+  optimizer_->step(*gradients_, learning_rate, result.clip,
+                   [this](std::size_t bucket) { gather_->start(bucket); });
   for (const auto& [phase, waited] : take_waiting_seconds())
     result.exposed_seconds[phase] += waited;
-  return result;
 }
 
 }  // namespace moe

@@ -14,6 +14,7 @@
 #include "nn/transformer.h"
 #include "optim/adamw.h"
 #include "optim/gradients.h"
+#include "optim/weight_gather.h"
 
 namespace moe {
 
@@ -40,6 +41,8 @@ struct EngineOptions {
   std::uint64_t seed = 42;
   std::int64_t micro_batch = 4;  // sequences computed at once
   std::int64_t bucket_bytes = 25 << 20;
+  bool zero = false;  // each rank keeps its share of the optimiser's state alone
+  DType gradient_transport = DType::f32;  // or bf16, with zero; f64 models send f64
   bool recompute_blocks = false;
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
@@ -49,21 +52,31 @@ struct EngineOptions {
 /// A model with its gradients and optimiser on this rank of the grid: one call is one step.
 class Engine {
  public:
-  /// Asks `weights` for the rows this rank holds. Collective.
+  /// Starts as load_weights(weights).
   Engine(const ModelConfig& config, const EngineOptions& options, const ProcessGrid& grid,
          const ParameterRows& weights);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Asks for the rows this rank holds, in at least the masters' precision.
+  void load_weights(const ParameterRows& rows);
 
   /// Forward and backward over this rank's sequences in micro-batches, gradients summed over ranks;
   /// no update. Collective: every rank brings the same number of sequences.
   StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts, std::int64_t step);
-  /// The same, then clipping and one AdamW update.
+  /// Clips those gradients and updates the weights by AdamW; adds to `result` what it found. With
+  /// zero, weights of other owners arrive during the next forward pass. Collective.
+  void update(StepResult& result, double learning_rate);
+  /// Both.
   StepResult train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                         double learning_rate);
 
   const ModelConfig& config() const { return config_; }
   const Transformer& model() const { return *model_; }
-  ParameterStore& parameters() { return parameters_; }
-  const GradientBuckets& gradients() const { return *gradients_; }
+  /// All weights are there when this returns.
+  ParameterStore& parameters();
+  GradientBuckets& gradients() { return *gradients_; }
+  const BucketPlan& buckets() const { return *plan_; }
   AdamW& optimizer() { return *optimizer_; }
   const ProcessGrid& grid() const { return grid_; }
 
@@ -73,8 +86,10 @@ class Engine {
   const ProcessGrid& grid_;
   ParameterStore parameters_;
   std::unique_ptr<Transformer> model_;
+  std::unique_ptr<BucketPlan> plan_;
   std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<WeightGather> gather_;
 };
 
 }  // namespace moe

@@ -16,6 +16,7 @@
 #include "train/held_out_loss.h"
 #include "train/machine.h"
 #include "train/model_source.h"
+#include "train/training_state.h"
 
 namespace moe {
 namespace fs = std::filesystem;
@@ -55,6 +56,8 @@ EngineOptions engine_options(const TrainConfig& c) {
   o.seed = std::uint64_t(c.run.seed);
   o.micro_batch = c.batch.micro;
   o.bucket_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
+  o.zero = c.parallel.zero;
+  o.gradient_transport = c.parallel.gradient_dtype;
   o.recompute_blocks = c.parallel.recompute == TrainConfig::Parallel::Recompute::block;
   o.domains = std::int64_t(c.data.train.size());
   o.optimizer = c.optimizer;
@@ -66,26 +69,6 @@ EngineOptions engine_options(const TrainConfig& c) {
 template <typename... Args>
 void warn_once(fmt::format_string<Args...> format, Args&&... args) {
   if (log_rank() == 0) log_warning(format, std::forward<Args>(args)...);
-}
-
-/// The tensors of a training state. share(p): which of the rows that this rank holds of parameter
-/// p.
-template <class ShareOf>
-std::vector<TensorRows> state_tensors(Engine& engine, const ShareOf& share) {
-  std::vector<TensorRows> list;
-  for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
-    const Parameter& p = engine.parameters().all()[i];
-    const AdamW::State& s = engine.optimizer().states()[i];
-    const Share part = share(p);
-    const auto add = [&](const char* kind, const Tensor& t) {
-      list.push_back({kind + p.name(), p.spec.shape, p.first_row + part.first,
-                      t.slice(part.first, part.count)});
-    };
-    add("weights/", s.master);
-    add("adam_m/", s.m);
-    add("adam_v/", s.v);
-  }
-  return list;
 }
 
 }  // namespace
@@ -107,9 +90,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     reader = std::make_shared<const CheckpointReader>(*checkpoint);
     model = reader->model_config();
     apply_model_settings(config_, model);
-    weights = [reader](const std::string& name, std::int64_t first, std::int64_t count) {
-      return reader->read("weights/" + name, first, count);
-    };
+    weights = weights_in(reader);
   } else {
     std::tie(model, weights) = starting_point(config_);
   }
@@ -333,15 +314,9 @@ std::string Trainer::state_json() const {
 
 void Trainer::save() {
   set_phase("checkpoint");
-  // Every rank writes a share of what it holds together with others.
-  const auto share = [&](const Parameter& p) {
-    const Communicator& group =
-        p.spec.placement == Placement::expert ? grid_.data_group() : grid_.world();
-    return share_of(p.rows(), group.rank(), group.size());
-  };
   const fs::path folder = fs::path(config_.run.folder) / "checkpoints";
   const fs::path saved =
-      save_checkpoint(folder, step_, state_tensors(*engine_, share), state_json(),
+      save_checkpoint(folder, step_, state_to_save(*engine_), state_json(),
                       model_config_to_json(engine_->config()), to_yaml(config_), world_);
   if (world_.rank() == 0 && config_.train.keep_last > 0)
     prune_checkpoints(folder, config_.train.keep_last);
@@ -350,11 +325,7 @@ void Trainer::save() {
 }
 
 void Trainer::restore(const CheckpointReader& reader) {
-  for (const TensorRows& rows : state_tensors(*engine_, [](const Parameter& p) {
-         return Share{0, p.rows()};
-       }))
-    if (rows.value.rows() > 0) reader.read_into(rows);
-
+  load_moments(*engine_, reader);
   try {
     const Json state = Json::parse(reader.state_json());
     step_ = state.at("step");

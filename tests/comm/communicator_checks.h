@@ -135,6 +135,46 @@ inline void reduce_scatter_gives_each_rank_its_part(Communicator& world) {
     }
 }
 
+/// Parts of 0, 3, 6, ... elements, the last rank's first.
+inline std::vector<std::int64_t> uneven_parts(const Communicator& world) {
+  std::vector<std::int64_t> parts;
+  for (int p = world.size(); p-- > 0;) parts.push_back(3 * p);
+  return parts;
+}
+
+inline void uneven_parts_are_scattered_and_gathered(Communicator& world) {
+  const std::vector<std::int64_t> parts = uneven_parts(world);
+  const auto own = std::size_t(world.rank());
+  const std::int64_t first = std::accumulate(parts.begin(), parts.begin() + own, std::int64_t{0});
+  const std::int64_t total = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+  for (const DType dtype : kSummable)
+    for (const bool in_place : {false, true}) {
+      const Tensor in =
+          filled({total}, dtype, [&](auto i) { return (world.rank() + 1) * (i % 5); });
+      const Tensor part =
+          in_place ? in.slice(first, parts[own]) : Tensor::empty({parts[own]}, dtype);
+      world.reduce_scatter(part, in, parts).wait();
+      EXPECT_EQ(values(part),
+                values(filled({parts[own]}, dtype,
+                              [&](auto i) { return rank_sum(world) * ((first + i) % 5); })))
+          << name(dtype);
+      const Tensor all = in_place ? in : Tensor::empty({total}, dtype);
+      world.all_gather(all, part, parts).wait();
+      EXPECT_EQ(values(all),
+                values(filled({total}, dtype, [&](auto i) { return rank_sum(world) * (i % 5); })))
+          << name(dtype);
+    }
+}
+
+inline void bf16_parts_are_summed_into_f32(Communicator& world) {
+  const std::int64_t n = world.size();
+  // 256 and 1 are bf16, 257 is not.
+  const Tensor in = filled({n}, DType::bf16, [&](auto) { return world.rank() == 0 ? 256 : 1; });
+  const Tensor out = Tensor::empty({1}, DType::f32);
+  world.reduce_scatter(out, in).wait();
+  EXPECT_EQ(out.data<float>()[0], 256.f + float(n - 1));
+}
+
 inline void all_gather_keeps_rank_order(Communicator& world) {
   for (const DType dtype : kAll)
     for (const std::int64_t n : {0, 1, 6, 3000})
@@ -352,7 +392,7 @@ inline void wrong_arguments_are_refused(Communicator& world) {
          [&] { return world.reduce_scatter(Tensor::zeros({9}, DType::f32), x); });
   expect("reduce_scatter from f32 to f64",
          [&] { return world.reduce_scatter(Tensor::zeros({8 / n}, DType::f64), x); });
-  expect("all_gather of 8 elements",
+  expect("elements in parts of 8",
          [&] { return world.all_gather(Tensor::zeros({8 * n + 1}, DType::f32), x); });
   expect("a tensor of 4 rows and send counts", [&] { return world.all_to_all(x, few, x, few); });
   expect("negative send counts", [&] { return world.all_to_all(x, few, x, negative); });
@@ -466,6 +506,8 @@ inline const std::vector<Check> kChecks = {
     {"AllReduceTakesTheMaximumOfNegativeValues", all_reduce_takes_the_maximum_of_negative_values},
     {"Bf16SumsAreMadeInF32", bf16_sums_are_made_in_f32},
     {"ReduceScatterGivesEachRankItsPart", reduce_scatter_gives_each_rank_its_part},
+    {"UnevenPartsAreScatteredAndGathered", uneven_parts_are_scattered_and_gathered},
+    {"Bf16PartsAreSummedIntoF32", bf16_parts_are_summed_into_f32},
     {"AllGatherKeepsRankOrder", all_gather_keeps_rank_order},
     {"AllToAllMovesUnevenRows", all_to_all_moves_uneven_rows},
     {"CollectivesWorkWithoutAnyRows", collectives_work_without_any_rows},

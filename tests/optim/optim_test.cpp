@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <map>
+#include <mutex>
 
+#include "kernels/backend.h"
 #include "optim/adamw.h"
 #include "optim/gradients.h"
 #include "optim/schedule.h"
+#include "optim/weight_gather.h"
 
 namespace moe {
 namespace {
@@ -84,19 +89,22 @@ void give_gradients(ParameterStore& store, double factor, const std::string& lea
 }
 
 // Each rank gives 2^rank, so a sum says which ranks took part.
-TEST(GradientBuckets, SumOverExactlyTheGroupThatSharesTheParameter) {
-  run_ranks(4, [](Communicator& world) {
+void sums_come_from_exactly_the_group_that_shares_the_parameter(bool sharded) {
+  run_ranks(4, [sharded](Communicator& world) {
     const ProcessGrid grid(world, 2);
     const ModelConfig config = tiny();
     ParameterStore store(config, DType::f64, grid.expert_group().rank(), 2);
     store.load(initial_weights(config, 1));
-    GradientBuckets buckets(store, grid, 100);
+    const BucketPlan plan(store, grid, 100, sharded);
+    GradientBuckets buckets(store, plan, DType::f64);
     for (int step = 0; step < 2; ++step) {
       buckets.begin_step();
       give_gradients(store, std::exp2(world.rank()), "norm.weight");  // first micro-batch
       buckets.begin_last_micro_batch();
       give_gradients(store, std::exp2(world.rank()), "norm.weight");
       buckets.finish();
+      const double norm = buckets.global_norm();
+      buckets.gather();
       for (std::size_t i = 0; i < store.all().size(); ++i) {
         const Parameter& p = store.all()[i];
         double want = 2 * (1 + 2 + 4 + 8);
@@ -115,7 +123,89 @@ TEST(GradientBuckets, SumOverExactlyTheGroupThatSharesTheParameter) {
           squares += n * 30 * 30;
         }
       }
-      EXPECT_NEAR(buckets.global_norm(), std::sqrt(squares), 1e-9);
+      EXPECT_NEAR(norm, std::sqrt(squares), 1e-9);
+    }
+  });
+}
+
+TEST(GradientBuckets, SumOverExactlyTheGroupThatSharesTheParameter) {
+  sums_come_from_exactly_the_group_that_shares_the_parameter(false);
+}
+
+TEST(GradientBuckets, ShardedSumsReachTheirOwnersFromExactlyThatGroup) {
+  sums_come_from_exactly_the_group_that_shares_the_parameter(true);
+}
+
+TEST(GradientBuckets, TravelAsBf16AndAreSummedInF32) {
+  run_ranks(4, [](Communicator& world) {
+    const ProcessGrid grid(world, 1);
+    ParameterStore store(tiny(), DType::f32);
+    store.load(initial_weights(tiny(), 1));
+    const BucketPlan plan(store, grid, 100, true);
+    GradientBuckets buckets(store, plan, DType::bf16);
+    buckets.begin_step();
+    buckets.begin_last_micro_batch();
+    // 256 and 1.00390625 as bf16: 256 and 1. In bf16 the sum would stay 256.
+    give_gradients(store, world.rank() == 0 ? 256 : 1.00390625, "");
+    buckets.finish();
+    buckets.gather();
+    for (std::size_t i = 0; i < store.all().size(); ++i)
+      EXPECT_EQ(buckets.gradient(i).data<float>()[0], 259.f) << store.all()[i].name();
+  });
+}
+
+TEST(BucketPlan, SharesEveryRowOutExactlyOnceInNearlyEqualParts) {
+  for (const int ep : {1, 2})
+    for (const std::int64_t bytes : {1, 100, 1 << 20}) {
+      std::mutex mutex;
+      std::map<std::string, std::vector<int>> owners;
+      std::vector<std::int64_t> elements(4, 0);
+      std::int64_t total = 0, widest = 0;
+      run_ranks(4, [&](Communicator& world) {
+        const ProcessGrid grid(world, ep);
+        const ParameterStore store(tiny(), DType::f32, grid.expert_group().rank(), ep);
+        const BucketPlan plan(store, grid, bytes, true);
+        const std::lock_guard lock(mutex);
+        for (const OwnedRows& o : plan.owned()) {
+          const Parameter& p = store.all()[o.parameter];
+          auto& rows = owners[p.name()];
+          rows.resize(std::size_t(p.spec.shape[0]), 0);
+          for (std::int64_t r = 0; r < o.rows; ++r) ++rows[std::size_t(p.first_row + o.first + r)];
+          elements[std::size_t(world.rank())] += o.rows * p.variable.value.cols();
+        }
+        for (const Parameter& p : store.all()) widest = std::max(widest, p.variable.value.cols());
+      });
+      for (const ParameterSpec& spec : model_parameters(tiny())) {
+        EXPECT_EQ(owners[spec.name], std::vector<int>(std::size_t(spec.shape[0]), 1)) << spec.name;
+        std::int64_t size = 1;
+        for (const std::int64_t n : spec.shape) size *= n;
+        total += size;
+      }
+      if (bytes == 1 << 20) {  // one bucket of each placement
+        for (const std::int64_t n : elements)
+          EXPECT_NEAR(double(n), double(total) / 4, 64 + double(widest)) << ep;
+      }
+    }
+}
+
+// Each owner adds its rank + 1 to its rows: afterwards all ranks hold what the owners made.
+TEST(WeightGather, BringsEveryOwnersRowsToAllInTheOrderOfTheForwardPass) {
+  run_ranks(4, [](Communicator& world) {
+    const ProcessGrid grid(world, 2);
+    ParameterStore store(tiny(), DType::f32, grid.expert_group().rank(), 2);
+    for (Parameter& p : store.all()) backend(Device::cpu).fill(p.variable.value, 0);
+    const BucketPlan plan(store, grid, 100, true);
+    for (const OwnedRows& o : plan.owned()) {
+      Tensor rows = store.all()[o.parameter].variable.value.slice(o.first, o.rows);
+      backend(Device::cpu).fill(rows, double(o.parameter) + 1);
+    }
+    WeightGather gather(store, plan);
+    for (std::size_t b = plan.buckets().size(); b-- > 0;) gather.start(b);
+    for (std::size_t i = 0; i < store.all().size(); ++i) {
+      gather.wait_for_first(i + 1);
+      const Tensor& w = store.all()[i].variable.value;
+      for (std::int64_t j = 0; j < w.size(); ++j)
+        ASSERT_EQ(w.data<float>()[j], float(i) + 1) << store.all()[i].name();
     }
   });
 }
@@ -129,19 +219,21 @@ TEST(AdamW, DecaysWeightsButNotNormsAndKeepsF32MastersOfBf16Weights) {
   store.load(rows);
   TrainConfig::Optimizer options;
   options.weight_decay = 0.5;
-  AdamW optimizer(store, options);
+  const BucketPlan plan(store, grid, 1 << 20, false);
+  AdamW optimizer(store, plan, options);
   optimizer.load_masters(rows);
-  GradientBuckets buckets(store, grid, 1 << 20);
+  GradientBuckets buckets(store, plan, DType::f32);
   buckets.begin_step();
   buckets.begin_last_micro_batch();
   buckets.finish();  // no gradient at all: only decay acts
   const Tensor before = rows("embed.weight", 0, 5);
   optimizer.step(buckets, 0.1, 1);
   EXPECT_EQ(store["norm.weight"].value.data<bf16>()[0], 1.0f);
-  EXPECT_FLOAT_EQ(optimizer.states()[0].master.data<float>()[3],
-                  before.data<float>()[3] * (1 - 0.1f * 0.5f));
+  const AdamW::State& embed = *std::ranges::find_if(
+      optimizer.states(), [](const AdamW::State& s) { return s.rows.parameter == 0; });
+  EXPECT_FLOAT_EQ(embed.master.data<float>()[3], before.data<float>()[3] * (1 - 0.1f * 0.5f));
   EXPECT_EQ(float(store["embed.weight"].value.data<bf16>()[3]),
-            float(bf16(optimizer.states()[0].master.data<float>()[3])));
+            float(bf16(embed.master.data<float>()[3])));
 }
 
 }  // namespace

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "config/model_json.h"
 #include "core/error.h"
 #include "core/rng.h"
-#include "config/model_json.h"
 #include "train/checkpoint.h"
 
 namespace moe {

@@ -13,14 +13,17 @@ using namespace testing;
 TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
   Communicator& world = mpi_world().world();
   for (const DType dtype : {DType::f64, DType::f32}) {
-    const EngineOptions options = parity_options(dtype);
+    EngineOptions options = parity_options(dtype);
     const Outcome want = reference_outcome(parity_model(), options);
     for (int ep = 1; ep <= world.size(); ep *= 2) {
       if (world.size() % ep != 0) continue;
-      EXPECT_EQ(differences(run_job(world, ep, parity_model(), options), want, tolerance_of(dtype)),
-                "")
-          << "EP " << ep << " x DP " << world.size() / ep << " " << name(dtype) << ", rank "
-          << world.rank();
+      for (const bool zero : {false, true}) {
+        options.zero = zero;
+        EXPECT_EQ(
+            differences(run_job(world, ep, parity_model(), options), want, tolerance_of(dtype)), "")
+            << "EP " << ep << " x DP " << world.size() / ep << " " << name(dtype) << ", zero "
+            << zero << ", rank " << world.rank();
+      }
     }
   }
 }

@@ -23,21 +23,24 @@ void expect_parity(const Layout& layout, const ModelConfig& config, const Engine
   });
 }
 
-class Parity : public ::testing::TestWithParam<std::tuple<Layout, DType>> {};
+class Parity : public ::testing::TestWithParam<std::tuple<Layout, DType, bool>> {};
 
 TEST_P(Parity, LossGradientsNormAndWeightsEqualOneProcess) {
-  const auto [layout, dtype] = GetParam();
-  expect_parity(layout, parity_model(), parity_options(dtype));
+  const auto [layout, dtype, zero] = GetParam();
+  EngineOptions options = parity_options(dtype);
+  options.zero = zero;
+  expect_parity(layout, parity_model(), options);
 }
 std::string layout_name(const ::testing::TestParamInfo<Parity::ParamType>& test) {
-  const auto [layout, dtype] = test.param;
-  return str("EP", layout.ep, "_DP", layout.dp, "_", name(dtype));
+  const auto [layout, dtype, zero] = test.param;
+  return str("EP", layout.ep, "_DP", layout.dp, "_", name(dtype), zero ? "_zero" : "");
 }
 INSTANTIATE_TEST_SUITE_P(Grid, Parity,
                          ::testing::Combine(::testing::Values(Layout{1, 1}, Layout{2, 1},
                                                               Layout{1, 2}, Layout{2, 2},
                                                               Layout{4, 1}),
-                                            ::testing::Values(DType::f64, DType::f32)),
+                                            ::testing::Values(DType::f64, DType::f32),
+                                            ::testing::Bool()),
                          layout_name);
 
 TEST(ParityVariants, HoldForALinearGateWithoutNoiseAndTiedEmbeddings) {
@@ -80,7 +83,25 @@ TEST(ParityVariants, HoldForAnySizeOfMicroBatch) {
 TEST(ParityVariants, HoldForADenseModelUnderDataParallelism) {
   ModelConfig c = parity_model();
   c.moe = {};
-  expect_parity({1, 4}, c, parity_options(DType::f64));
+  for (const bool zero : {false, true}) {
+    EngineOptions o = parity_options(DType::f64);
+    o.zero = zero;
+    expect_parity({1, 4}, c, o);
+  }
+}
+
+TEST(ParityVariants, GradientsThatTravelAsBf16AreRoundedOnceAndSummedInF32) {
+  EngineOptions o = parity_options(DType::f32);
+  const Outcome want = reference_outcome(parity_model(), o);
+  o.zero = true;
+  o.gradient_transport = DType::bf16;
+  run_ranks(4, [&](Communicator& world) {
+    const Outcome got = run_job(world, 2, parity_model(), o);
+    EXPECT_EQ(got.first.loss, run_job(world, 2, parity_model(), o).first.loss);
+    for (const auto& [name, rows] : got.gradients)
+      // Half a unit in the last of 8 bits, of each summand; summands may be larger than their sum.
+      EXPECT_LT(relative_difference(rows, want.gradients.at(name)), 0.01) << name;
+  });
 }
 
 // The faults that real systems have had: expert gradients EP times too large or averaged over the

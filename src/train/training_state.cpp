@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/training_state.h"
+
+namespace moe {
+namespace {
+
+TensorRows rows_of(const char* kind, const Parameter& p, std::int64_t first, Tensor value) {
+  return {kind + p.name(), p.spec.shape, p.first_row + first, std::move(value)};
+}
+
+}  // namespace
+
+std::vector<TensorRows> state_to_save(Engine& engine) {
+  std::vector<TensorRows> list;
+  const BucketPlan& plan = engine.buckets();
+  const std::vector<Parameter>& parameters = engine.parameters().all();
+  for (const AdamW::State& s : engine.optimizer().states()) {
+    const Parameter& p = parameters[s.rows.parameter];
+    Share share{0, s.rows.rows};
+    if (plan.buckets()[s.rows.bucket].parts.empty()) {
+      const Communicator& copies = plan.group(p.spec.placement);
+      share = share_of(s.rows.rows, copies.rank(), copies.size());
+    }
+    const auto add = [&](const char* kind, const Tensor& t) {
+      list.push_back(
+          rows_of(kind, p, s.rows.first + share.first, t.slice(share.first, share.count)));
+    };
+    add("weights/", s.master);
+    add("adam_m/", s.m);
+    add("adam_v/", s.v);
+  }
+  const Communicator& world = engine.grid().world();
+  for (const Parameter& p : parameters) {
+    if (p.spec.trained) continue;
+    const Share share = share_of(p.rows(), world.rank(), world.size());
+    list.push_back(
+        rows_of("weights/", p, share.first, p.variable.value.slice(share.first, share.count)));
+  }
+  return list;
+}
+
+void load_moments(Engine& engine, const CheckpointReader& reader) {
+  for (const AdamW::State& s : engine.optimizer().states()) {
+    const Parameter& p = engine.parameters().all()[s.rows.parameter];
+    reader.read_into(rows_of("adam_m/", p, s.rows.first, s.m));
+    reader.read_into(rows_of("adam_v/", p, s.rows.first, s.v));
+  }
+}
+
+ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader) {
+  return [reader = std::move(reader)](const std::string& name, std::int64_t first,
+                                      std::int64_t count) {
+    return reader->read("weights/" + name, first, count);
+  };
+}
+
+}  // namespace moe
