@@ -234,11 +234,12 @@ class AllToAll final : public MpiTask {
 
 /// Every member's part of `in` goes to its owner, which adds them up in rank order: as many bytes
 /// as a ring moves, sums that do not depend on MPI's algorithm, and bf16 that is rounded once.
-class ReduceScatter final : public Task {
+class ReduceScatter final : public MpiTask {
  public:
   ReduceScatter(std::shared_ptr<Group> group, const Tensor& out, const Tensor& in,
                 std::span<const std::int64_t> parts)
-      : Task(std::move(group), "reduce_scatter", std::int64_t(in.nbytes()), {out, in}), out_(out) {
+      : MpiTask(std::move(group), "reduce_scatter", std::int64_t(in.nbytes()), {out, in}),
+        out_(out) {
     const int rank = group_->rank, size = group_->size;
     MOE_CHECK(in.size() <= INT_MAX && out.size() * (size - 1) <= INT_MAX, "reduce_scatter of ",
               in.size(), " elements: at most ", INT_MAX, " at a time");
@@ -275,11 +276,11 @@ class ReduceScatter final : public Task {
   std::vector<int> send_counts_, send_offsets_, receive_counts_, receive_offsets_;
 };
 
-class AllGather final : public Task {
+class AllGather final : public MpiTask {
  public:
   AllGather(std::shared_ptr<Group> group, const Tensor& out, const Tensor& in,
             std::span<const std::int64_t> parts)
-      : Task(std::move(group), "all_gather", std::int64_t(out.nbytes()), {out, in}) {
+      : MpiTask(std::move(group), "all_gather", std::int64_t(out.nbytes()), {out, in}) {
     MOE_CHECK(out.size() <= INT_MAX, "all_gather of ", out.size(), " elements: at most ", INT_MAX,
               " at a time");
     std::int64_t first = 0;

@@ -128,7 +128,7 @@ TEST(ThreadCommMismatch, NamesBothRanksAndWhatTheyCalled) {
         const DType dtype = odd ? DType::i32 : DType::f32;
         return world.all_gather(zeros(6, dtype), zeros(2, dtype));
       },
-      "all_gather of 2 f32", "all_gather of 2 i32");
+      "all_gather of 6 f32 in parts of 2, 2, 2", "all_gather of 6 i32");
   expect_mismatch(
       [&](Communicator& world, bool odd) {
         const std::vector<std::int64_t> none(3, 0);
