@@ -16,6 +16,10 @@ namespace moe {
 struct ExpertGroups {
   std::span<const std::int64_t> rows;     // E + 1 offsets
   std::span<const std::int64_t> neurons;  // E + 1 offsets
+  /// How a product is cut among threads follows from each expert's own size and from this number
+  /// of experts that share the threads. So some experts of a layer alone give the bits they give
+  /// among all of them. 0: the experts of this call.
+  std::int64_t sharing = 0;
 
   std::int64_t experts() const { return std::int64_t(rows.size()) - 1; }
   std::int64_t rows_of(std::int64_t e) const {
@@ -224,10 +228,11 @@ class Backend {
 
   // ---- permutation ----------------------------------------------------------------------------
   /// Stable counting sort of the (token, slot) pairs by expert; pairs with index -1 get no row.
-  /// counts: i64[E]; slot_to_row: i32[tokens, k], the row of each pair or -1; row_to_slot:
-  /// i32[tokens * k], of which the first sum(counts) entries are token * k + slot.
+  /// counts: i64[E], by expert; slot_to_row: i32[tokens, k], the row of each pair or -1;
+  /// row_to_slot: i32[tokens * k], of which the first sum(counts) entries are token * k + slot.
+  /// order: i32[E], the experts as their rows follow each other; undefined: ascending.
   virtual void sort_by_expert(Tensor& counts, Tensor& slot_to_row, Tensor& row_to_slot,
-                              const Tensor& indices) = 0;
+                              const Tensor& indices, const Tensor& order) = 0;
   /// y[i,:] = x[index[i] / divisor, :], zeros where index[i] < 0. index: i32[rows of y].
   virtual void gather_rows(Tensor& y, const Tensor& x, const Tensor& index,
                            std::int64_t divisor) = 0;

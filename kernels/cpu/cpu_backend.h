@@ -91,7 +91,7 @@ class CpuBackend final : public Backend {
 
   // permutation
   void sort_by_expert(Tensor& counts, Tensor& slot_to_row, Tensor& row_to_slot,
-                      const Tensor& indices) override;
+                      const Tensor& indices, const Tensor& order) override;
   void gather_rows(Tensor& y, const Tensor& x, const Tensor& index, std::int64_t divisor) override;
   void combine_forward(Tensor& y, const Tensor& rows, const Tensor& weights,
                        const Tensor& slot_to_row, double factor) override;

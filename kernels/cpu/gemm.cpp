@@ -41,19 +41,24 @@ struct Tile {
   std::int64_t expert, row, rows, col, cols;
 };
 
-// The results of all experts, [rows(e), cols(e)], cut into rectangles of at most 1024 x 1024, or of
-// less where that leaves threads idle.
+// The results of all experts, [rows(e), cols(e)], cut into squares large enough for full speed, or
+// into smaller ones where that leaves threads idle. An expert is cut the same way in any company:
+// oneDNN's sums depend on the shape of a product.
 template <class Rows, class Cols>
-std::vector<Tile> cut(std::int64_t experts, Rows rows, Cols cols) {
+std::vector<Tile> cut(const ExpertGroups& groups, Rows rows, Cols cols) {
+  const std::int64_t threads = compute_threads();
+  const std::int64_t sharing = groups.sharing > 0 ? groups.sharing : groups.experts();
   std::vector<Tile> tiles;
-  for (std::int64_t side = 1024; side >= 64; side /= 2) {
-    tiles.clear();
-    for (std::int64_t e = 0; e < experts; ++e)
-      for (std::int64_t row = 0; row < rows(e); row += side)
-        for (std::int64_t col = 0; col < cols(e); col += side)
-          tiles.push_back(
-              {e, row, std::min(side, rows(e) - row), col, std::min(side, cols(e) - col)});
-    if (std::int64_t(tiles.size()) >= 2 * compute_threads()) break;
+  for (std::int64_t e = 0; e < groups.experts(); ++e) {
+    const auto count = [&](std::int64_t side) {
+      return (rows(e) + side - 1) / side * ((cols(e) + side - 1) / side);
+    };
+    std::int64_t side = threads == 1 ? 1024 : 256;
+    while (threads > 1 && side > 64 && count(side) * sharing < 2 * threads) side /= 2;
+    for (std::int64_t row = 0; row < rows(e); row += side)
+      for (std::int64_t col = 0; col < cols(e); col += side)
+        tiles.push_back(
+            {e, row, std::min(side, rows(e) - row), col, std::min(side, cols(e) - col)});
   }
   return tiles;
 }
@@ -82,7 +87,7 @@ void CpuBackend::grouped_gemm_up(Tensor& hidden, const Tensor& x, const Tensor& 
   const std::int64_t width = w.cols();
   const auto offsets = hidden_offsets(groups);
   const auto tiles = cut(
-      groups.experts(), [&](std::int64_t e) { return groups.rows_of(e); },
+      groups, [&](std::int64_t e) { return groups.rows_of(e); },
       [&](std::int64_t e) { return groups.neurons_of(e); });
   for_float(x.dtype(), [&]<class T>(T) {
     run_tasks(std::int64_t(tiles.size()), [&](std::int64_t task) {
@@ -102,7 +107,7 @@ void CpuBackend::grouped_gemm_down(Tensor& y, const Tensor& hidden, const Tensor
   const std::int64_t width = w.cols();
   const auto offsets = hidden_offsets(groups);
   const auto tiles = cut(
-      groups.experts(), [&](std::int64_t e) { return groups.rows_of(e); },
+      groups, [&](std::int64_t e) { return groups.rows_of(e); },
       [&](std::int64_t) { return width; });
   for_float(y.dtype(), [&]<class T>(T) {
     run_tasks(std::int64_t(tiles.size()), [&](std::int64_t task) {
@@ -122,7 +127,7 @@ void CpuBackend::grouped_gemm_weight(Tensor& dw, const Tensor& hidden, const Ten
   const std::int64_t width = dw.cols();
   const auto offsets = hidden_offsets(groups);
   const auto tiles = cut(
-      groups.experts(), [&](std::int64_t e) { return groups.neurons_of(e); },
+      groups, [&](std::int64_t e) { return groups.neurons_of(e); },
       [&](std::int64_t) { return width; });
   for_product(x.dtype(), dw.dtype(), [&]<class T, class C>(T, C) {
     run_tasks(std::int64_t(tiles.size()), [&](std::int64_t task) {

@@ -46,10 +46,11 @@ void widen(Matrix<const bf16> from, std::int64_t rows, std::int64_t cols, Matrix
 void narrow(Matrix<const float> from, std::int64_t rows, std::int64_t cols, Matrix<bf16> to);
 
 /// Calls body(task) for every task in [0, tasks), one at a time on each compute thread, in any
-/// order; what a body calls runs on its thread alone. The first exception of a body is thrown.
+/// order; what a body calls runs on its thread alone, also where there is one task, so that its
+/// bits do not depend on the others. The first exception of a body is thrown.
 template <class Body>
 void run_tasks(std::int64_t tasks, Body&& body) {
-  if (tasks <= 1 || compute_threads() == 1) {
+  if (tasks == 0 || compute_threads() == 1) {
     for (std::int64_t task = 0; task < tasks; ++task) body(task);
     return;
   }

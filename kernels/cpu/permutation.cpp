@@ -8,10 +8,11 @@
 namespace moe {
 
 void CpuBackend::sort_by_expert(Tensor& counts, Tensor& slot_to_row, Tensor& row_to_slot,
-                                const Tensor& indices) {
+                                const Tensor& indices, const Tensor& order) {
   const std::int64_t experts = counts.size(), slots = indices.size();
   std::int64_t* count = counts.data<std::int64_t>();
-  std::int32_t *rows = slot_to_row.data<std::int32_t>(), *order = row_to_slot.data<std::int32_t>();
+  std::int32_t* rows = slot_to_row.data<std::int32_t>();
+  std::int32_t* slot_of = row_to_slot.data<std::int32_t>();
   const std::int32_t* index = indices.data<std::int32_t>();
 
   std::fill_n(count, experts, 0);
@@ -19,15 +20,16 @@ void CpuBackend::sort_by_expert(Tensor& counts, Tensor& slot_to_row, Tensor& row
     if (index[s] >= 0) ++count[index[s]];
   std::vector<std::int32_t> next(static_cast<std::size_t>(experts));
   std::int64_t placed = 0;
-  for (std::int64_t e = 0; e < experts; ++e) {
+  for (std::int64_t i = 0; i < experts; ++i) {
+    const std::int64_t e = order.defined() ? order.data<std::int32_t>()[i] : i;
     next[std::size_t(e)] = std::int32_t(placed);
     placed += count[e];
   }
   for (std::int64_t s = 0; s < slots; ++s) {
     rows[s] = index[s] < 0 ? -1 : next[std::size_t(index[s])]++;
-    if (rows[s] >= 0) order[rows[s]] = std::int32_t(s);
+    if (rows[s] >= 0) slot_of[rows[s]] = std::int32_t(s);
   }
-  std::fill(order + placed, order + slots, -1);
+  std::fill(slot_of + placed, slot_of + slots, -1);
 }
 
 void CpuBackend::gather_rows(Tensor& y, const Tensor& x, const Tensor& index,

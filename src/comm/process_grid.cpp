@@ -6,7 +6,8 @@
 
 namespace moe {
 
-ProcessGrid::ProcessGrid(Communicator& world, int ep) : world_(world) {
+ProcessGrid::ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange)
+    : world_(world), exchange_(exchange) {
   std::vector<int> choices;
   for (int n = 1; n <= world.size(); ++n)
     if (world.size() % n == 0) choices.push_back(n);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "comm/communicator.h"
+#include "config/exchange_options.h"
 
 namespace moe {
 
@@ -13,16 +14,18 @@ class ProcessGrid {
  public:
   /// Throws InputError when ep does not divide the world's size. Collective. Keeps a reference to
   /// `world`.
-  ProcessGrid(Communicator& world, int ep);
+  ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {});
 
   Communicator& world() const { return world_; }
   Communicator& expert_group() const { return *expert_; }
   Communicator& data_group() const { return *data_; }
   int ep() const { return expert_->size(); }
   int dp() const { return data_->size(); }
+  const ExchangeOptions& exchange() const { return exchange_; }
 
  private:
   Communicator& world_;
+  ExchangeOptions exchange_;
   std::unique_ptr<Communicator> expert_, data_;
 };
 

@@ -102,6 +102,9 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
   using Recompute = TrainConfig::Parallel::Recompute;
   return {{
       {"expert", &c.expert, "ranks that share the experts (EP); the others are data parallel"},
+      {"exchange_chunks", &c.exchange.chunks,
+       "parts in which tokens travel to a rank's experts, while those of other parts compute; 1: "
+       "nothing overlaps; results are the same to the bit"},
       {"bucket_mb", &c.bucket_mb, "size of a gradient reduction, MB"},
       {"zero", &c.zero,
        "each rank keeps and updates its share of the optimizer state alone (ZeRO stage 1)"},
@@ -225,6 +228,7 @@ void TrainConfig::validate() const {
   at_least("batch.global", batch.global, 1);
   at_least("batch.micro", batch.micro, 1);
   at_least("parallel.expert", parallel.expert, 1);
+  at_least("parallel.exchange_chunks", parallel.exchange.chunks, 1);
   positive("parallel.bucket_mb", parallel.bucket_mb);
   MOE_REQUIRE(parallel.gradient_dtype == DType::f32 || (parallel.zero && model.dtype != DType::f64),
               "parallel.gradient_dtype bf16 needs parallel.zero and a model.dtype of f32 or bf16");

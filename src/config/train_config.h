@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "config/exchange_options.h"
 #include "config/model_config.h"
 #include "config/router_losses.h"
 #include "config/yaml_reader.h"
@@ -63,6 +64,7 @@ struct TrainConfig {
 
   struct Parallel {
     std::int64_t expert = 1;
+    ExchangeOptions exchange;
     double bucket_mb = 25;
     bool zero = true;
     DType gradient_dtype = DType::f32;

@@ -6,6 +6,7 @@
 #include "comm/process_grid.h"
 #include "nn/router.h"
 #include "nn/shared_experts.h"
+#include "ops/expert_exchange.h"
 
 namespace moe {
 
@@ -27,7 +28,8 @@ class DenseFfn {
 
 /// The mixture of experts of one layer, its experts spread over an expert group. Each token's row
 /// goes to the ranks that hold its k experts and back:
-///   route -> sort by expert -> dispatch -> all-to-all -> experts -> all-to-all -> combine.
+///   route -> sort by expert -> dispatch -> all-to-all -> experts -> all-to-all -> combine,
+/// the middle three in chunks that overlap (ops/expert_exchange.h).
 /// Shared experts, where the layer has them, are added to that. Dropless. Every rank takes part in
 /// every exchange, even with no tokens.
 class MoeLayer {
@@ -41,11 +43,13 @@ class MoeLayer {
   Variable run_experts(const Variable& sorted, const std::vector<std::int64_t>& counts) const;
 
   std::int64_t layer_, experts_, local_experts_;
+  ops::ExpertChunks chunks_;
   double scale_;
   Communicator& group_;
   Router router_;
   Variable gate_, up_, down_;                 // this rank's experts, neuron-major
   std::vector<std::int64_t> neuron_offsets_;  // of its experts within those
+  Tensor order_;                              // of experts, as their rows leave; i32[experts]
   std::optional<SharedExperts> shared_;
 };
 

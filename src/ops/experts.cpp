@@ -1,51 +1,82 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/experts.h"
 
-#include "kernels/backend.h"
+#include <utility>
 
 namespace moe::ops {
+
+ExpertMatrices gradients_like(const Tensor& weight) {
+  const auto gradient = [&] {
+    return Tensor::empty(weight.shape(), accumulator(weight.dtype()), weight.device());
+  };
+  return {gradient(), gradient(), gradient()};
+}
+
+ExpertPass::ExpertPass(ExpertMatrices weights, std::vector<std::int64_t> row_offsets,
+                       std::vector<std::int64_t> neuron_offsets, std::int64_t sharing)
+    : weights_(std::move(weights)),
+      rows_(std::move(row_offsets)),
+      neurons_(std::move(neuron_offsets)),
+      sharing_(sharing) {
+  MOE_CHECK(rows_.size() == neurons_.size(), "experts: ", rows_.size(), " row offsets and ",
+            neurons_.size(), " neuron offsets");
+}
+
+Tensor ExpertPass::forward(const Tensor& x) {
+  MOE_CHECK(rows_.back() == x.rows(), "experts: ", rows_.back(), " rows by the offsets, ", x.rows(),
+            " given");
+  for (const Tensor& w : {weights_.gate, weights_.up, weights_.down})
+    MOE_CHECK(w.rows() == neurons_.back() && w.cols() == x.cols(), "experts: weight ",
+              join(w.shape()), " for ", neurons_.back(), " neurons and input ", join(x.shape()));
+  Backend& device = backend(x.device());
+  const ExpertGroups own = groups();
+  x_ = x;
+  gate_ = Tensor::empty({own.hidden_size()}, x.dtype(), x.device());
+  up_ = empty_like(gate_);
+  Tensor activation = empty_like(gate_);
+  device.grouped_gemm_up(gate_, x, weights_.gate, own);
+  device.grouped_gemm_up(up_, x, weights_.up, own);
+  device.swiglu_forward(activation, gate_, up_);
+  Tensor y = empty_like(x);
+  device.grouped_gemm_down(y, activation, weights_.down, own, 0);
+  return y;
+}
+
+Tensor ExpertPass::input_gradient(const Tensor& dy) {
+  Backend& device = backend(dy.device());
+  const ExpertGroups own = groups();
+  dy_ = dy;
+  activation_ = empty_like(gate_);
+  device.grouped_gemm_up(activation_, dy, weights_.down, own);
+  // The products and the activation's gradient are not needed after this: results take their bytes.
+  device.swiglu_backward(gate_, up_, activation_, activation_, gate_, up_);
+  Tensor dx = empty_like(x_);
+  device.grouped_gemm_down(dx, gate_, weights_.gate, own, 0);
+  device.grouped_gemm_down(dx, up_, weights_.up, own, 1);
+  return dx;
+}
+
+void ExpertPass::weight_gradients(ExpertMatrices& gradients) {
+  Backend& device = backend(x_.device());
+  const ExpertGroups own = groups();
+  device.grouped_gemm_weight(gradients.down, activation_, dy_, own, 0);
+  device.grouped_gemm_weight(gradients.gate, gate_, x_, own, 0);
+  device.grouped_gemm_weight(gradients.up, up_, x_, own, 0);
+  x_ = gate_ = up_ = dy_ = activation_ = {};
+}
 
 Variable expert_ffn(const Variable& x, const Variable& gate, const Variable& up,
                     const Variable& down, std::vector<std::int64_t> row_offsets,
                     std::vector<std::int64_t> neuron_offsets) {
-  const Tensor xv = x.value, wg = gate.value, wu = up.value, wd = down.value;
-  MOE_CHECK(row_offsets.size() == neuron_offsets.size() && row_offsets.back() == xv.rows(),
-            "expert_ffn: ", row_offsets.back(), " rows by the offsets, ", xv.rows(), " given");
-  for (const Tensor& w : {wg, wu, wd})
-    MOE_CHECK(w.rows() == neuron_offsets.back() && w.cols() == xv.cols(), "expert_ffn: weight ",
-              join(w.shape()), " for ", neuron_offsets.back(), " neurons and input ",
-              join(xv.shape()));
-  Backend& device = backend(xv.device());
-  const ExpertGroups groups{row_offsets, neuron_offsets};
-  const Shape hidden = {groups.hidden_size()};
-  Tensor g = Tensor::empty(hidden, xv.dtype(), xv.device()), u = empty_like(g), a = empty_like(g);
-  device.grouped_gemm_up(g, xv, wg, groups);
-  device.grouped_gemm_up(u, xv, wu, groups);
-  device.swiglu_forward(a, g, u);
-  Tensor y = empty_like(xv);
-  device.grouped_gemm_down(y, a, wd, groups, 0);
-
-  return record("expert_ffn", {x, gate, up, down}, y,
-                [&device, xv, wg, wu, wd, g, u, rows = std::move(row_offsets),
-                 neurons = std::move(neuron_offsets)](std::span<const Tensor> dy) mutable {
-                  const ExpertGroups own{rows, neurons};
-                  const DType acc = accumulator(xv.dtype());
-                  const auto weight_gradient = [&](const Tensor& h, const Tensor& rows_in) {
-                    Tensor dw = Tensor::empty(wg.shape(), acc, wg.device());
-                    device.grouped_gemm_weight(dw, h, rows_in, own, 0);
-                    return dw;
-                  };
-                  Tensor da = empty_like(g);
-                  device.grouped_gemm_up(da, dy[0], wd, own);
-                  // g, u and da are not needed after this: the gradients take their bytes.
-                  Tensor dg = g, du = u, activation = da;
-                  device.swiglu_backward(dg, du, activation, da, g, u);
-                  Tensor dwd = weight_gradient(activation, dy[0]);
-                  Tensor dwg = weight_gradient(dg, xv), dwu = weight_gradient(du, xv);
-                  Tensor dx = empty_like(xv);
-                  device.grouped_gemm_down(dx, dg, wg, own, 0);
-                  device.grouped_gemm_down(dx, du, wu, own, 1);
-                  return std::vector<Tensor>{dx, dwg, dwu, dwd};
+  ExpertPass pass({gate.value, up.value, down.value}, std::move(row_offsets),
+                  std::move(neuron_offsets));
+  Tensor y = pass.forward(x.value);
+  return record("expert_ffn", {x, gate, up, down}, std::move(y),
+                [pass = std::move(pass), w = gate.value](std::span<const Tensor> dy) mutable {
+                  Tensor dx = pass.input_gradient(dy[0]);
+                  ExpertMatrices dw = gradients_like(w);
+                  pass.weight_gradients(dw);
+                  return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};
                 });
 }
 

@@ -7,13 +7,13 @@
 
 namespace moe::ops {
 
-Permutation sort_by_expert(const Tensor& indices, std::int64_t experts) {
+Permutation sort_by_expert(const Tensor& indices, std::int64_t experts, const Tensor& order) {
   Backend& device = backend(indices.device());
   Tensor counts = Tensor::empty({experts}, DType::i64, indices.device());
   Tensor row_to_slot = Tensor::empty({indices.size()}, DType::i32, indices.device());
   Permutation p;
   p.slot_to_row = empty_like(indices);
-  device.sort_by_expert(counts, p.slot_to_row, row_to_slot, indices);
+  device.sort_by_expert(counts, p.slot_to_row, row_to_slot, indices, order);
   const Tensor host = counts.to(Device::cpu);
   p.counts.assign(host.data<std::int64_t>(), host.data<std::int64_t>() + experts);
   p.row_to_slot =
@@ -50,18 +50,6 @@ Variable combine(const Variable& rows, const Variable& weights, const Permutatio
                   device.combine_backward(dr, dw, dy[0], r, w, slot_to_row, factor);
                   return std::vector<Tensor>{dr, dw};
                 });
-}
-
-Variable permute_rows(const Variable& x, const Tensor& index, const Tensor& inverse) {
-  MOE_CHECK(index.size() == x.value.rows() && inverse.size() == index.size());
-  Backend& device = backend(x.value.device());
-  Tensor y = empty_like(x.value);
-  device.gather_rows(y, x.value, index, 1);
-  return record("permute_rows", {x}, y, [&device, inverse](std::span<const Tensor> dy) {
-    Tensor dx = empty_like(dy[0]);
-    device.gather_rows(dx, dy[0], inverse, 1);
-    return std::vector<Tensor>{dx};
-  });
 }
 
 }  // namespace moe::ops

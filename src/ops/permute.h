@@ -15,8 +15,9 @@ struct Permutation {
   Tensor row_to_slot;                // i32[rows]: token * k + slot
 };
 
-/// indices: i32[tokens, k], -1: none.
-Permutation sort_by_expert(const Tensor& indices, std::int64_t experts);
+/// indices: i32[tokens, k], -1: none. order: i32[E], the experts as their rows follow each other;
+/// undefined: ascending.
+Permutation sort_by_expert(const Tensor& indices, std::int64_t experts, const Tensor& order = {});
 
 /// A copy of x's row for every pair, in sorted order: [rows, hidden].
 Variable dispatch(const Variable& x, const Permutation& permutation);
@@ -25,8 +26,5 @@ Variable dispatch(const Variable& x, const Permutation& permutation);
 /// order of j. rows: [rows, hidden]; weights: acc[tokens, k].
 Variable combine(const Variable& rows, const Variable& weights, const Permutation& permutation,
                  double factor);
-
-/// y[i] = x[index[i]], where `inverse` is the inverse permutation. Both i32[rows].
-Variable permute_rows(const Variable& x, const Tensor& index, const Tensor& inverse);
 
 }  // namespace moe::ops

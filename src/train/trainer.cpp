@@ -77,7 +77,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     : config_(std::move(config)),
       start_(start),
       world_(world),
-      grid_(world, int(config_.parallel.expert)) {
+      grid_(world, int(config_.parallel.expert), config_.parallel.exchange) {
   MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
               " sequences, which ", world.size(),
               " ranks cannot share evenly: choose a multiple of the number of ranks");

@@ -14,10 +14,10 @@ Backend& cpu() { return backend(Device::cpu); }
 struct Sorted {
   Tensor counts, slot_to_row, row_to_slot;
 };
-Sorted sort(const Tensor& indices, std::int64_t experts) {
+Sorted sort(const Tensor& indices, std::int64_t experts, const Tensor& order = {}) {
   Sorted s{Tensor::empty({experts}, DType::i64), empty_like(indices),
            Tensor::empty({indices.size()}, DType::i32)};
-  cpu().sort_by_expert(s.counts, s.slot_to_row, s.row_to_slot, indices);
+  cpu().sort_by_expert(s.counts, s.slot_to_row, s.row_to_slot, indices, order);
   return s;
 }
 
@@ -48,6 +48,14 @@ TEST(SortByExpert, OneToken) { expect_stable_sort(Tensor::of<std::int32_t>({1, 2
 TEST(SortByExpert, AllToOneExpert) { expect_stable_sort(random_indices({50, 1}, 2, 2, 1), 4); }
 TEST(SortByExpert, NoValidPair) { expect_stable_sort(random_indices({5, 2}, -1, -1, 1), 4); }
 TEST(SortByExpert, OneExpert) { expect_stable_sort(random_indices({5, 1}, 0, 0, 1), 1); }
+
+TEST(SortByExpert, RowsFollowTheOrderOfExperts) {
+  const Sorted got = sort(Tensor::of<std::int32_t>({3, 2}, {0, 1, 2, 0, -1, 1}), 3,
+                          Tensor::of<std::int32_t>({3}, {2, 0, 1}));
+  EXPECT_EQ(to_doubles(got.counts), (std::vector<double>{2, 2, 1}));
+  EXPECT_EQ(to_doubles(got.slot_to_row), (std::vector<double>{1, 3, 0, 2, -1, 4}));
+  EXPECT_EQ(to_doubles(got.row_to_slot.slice(0, 5)), (std::vector<double>{2, 0, 3, 1, 5}));
+}
 
 TEST(GatherRows, DividesTheIndexAndFillsZeros) {
   const PoisonedMemory poisoned;

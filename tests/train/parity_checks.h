@@ -124,8 +124,8 @@ inline ParameterRows parity_weights(const ModelConfig& config) {
 }
 
 inline Outcome run_job(Communicator& world, int ep, const ModelConfig& config,
-                       const EngineOptions& options) {
-  const ProcessGrid grid(world, ep);
+                       const EngineOptions& options, const ExchangeOptions& exchange = {}) {
+  const ProcessGrid grid(world, ep, exchange);
   Engine engine(config, options, grid, parity_weights(config));
   Outcome out;
   for (std::int64_t step = 1; step <= 3; ++step) {

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The roads that tokens take to their experts change no bit of training.
+#include <gtest/gtest.h>
+
+#include "train/parity_checks.h"
+
+namespace moe {
+namespace {
+
+using namespace testing;
+
+ModelConfig seven_experts() {
+  ModelConfig c = parity_model();
+  c.moe.experts = 7;
+  c.moe.expert_sizes = {{5, 5, 4, 4, 4, 4, 4}, {5, 5, 4, 4, 4, 4, 4}, {}};
+  c.intermediate_size = 30;
+  return c;
+}
+
+class SevenExperts : public ::testing::TestWithParam<DType> {};
+
+TEST_P(SevenExperts, OnTwoRanksEqualOneProcessWithAnyChunks) {
+  const ModelConfig model = seven_experts();
+  const EngineOptions options = parity_options(GetParam());
+  const Outcome want = reference_outcome(model, options);
+  for (const std::int64_t chunks : {1, 2, 4})
+    run_ranks(4, [&](Communicator& world) {
+      EXPECT_EQ(differences(run_job(world, 2, model, options, {.chunks = chunks}), want,
+                            tolerance_of(GetParam())),
+                "")
+          << chunks << " chunks, rank " << world.rank();
+    });
+}
+INSTANTIATE_TEST_SUITE_P(Types, SevenExperts, ::testing::Values(DType::f64, DType::f32),
+                         [](const auto& test) { return std::string(name(test.param)); });
+
+TEST(ExchangeParity, ChunksAndRecomputeChangeNoBit) {
+  for (const bool recompute : {false, true}) {
+    EngineOptions options = parity_options(DType::f32);
+    options.recompute_blocks = recompute;
+    run_ranks(4, [&](Communicator& world) {
+      const Outcome whole = run_job(world, 2, parity_model(), options, {.chunks = 1});
+      for (const std::int64_t chunks : {2, 4})
+        EXPECT_EQ(differences(run_job(world, 2, parity_model(), options, {.chunks = chunks}), whole,
+                              {0, 0, 0}),
+                  "")
+            << chunks << " chunks";
+    });
+  }
+}
+
+}  // namespace
+}  // namespace moe
