@@ -17,6 +17,8 @@ class App;
 namespace moe {
 
 inline constexpr int kExitOk = 0, kExitFailed = 1, kExitBadInput = 2;
+/// EX_TEMPFAIL: the run was asked to stop, has saved, and wants to be started again.
+inline constexpr int kExitRequeue = 75;
 
 struct ProgramText {
   std::string name;         // "moe-data"

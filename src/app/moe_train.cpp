@@ -5,6 +5,7 @@
 #include "app/app.h"
 #include "app/mpi_program.h"
 #include "comm/watchdog.h"
+#include "core/stop_signal.h"
 #include "train/trainer.h"
 
 namespace moe {
@@ -12,7 +13,7 @@ namespace {
 
 struct Options {
   std::string config, resume = "none", init_from;
-  std::vector<std::string> set;
+  std::vector<std::string> set, inject;
 };
 
 int run(const Options& o, MpiWorld& mpi) {
@@ -21,10 +22,12 @@ int run(const Options& o, MpiWorld& mpi) {
   const TrainConfig config = load_train_config(o.config, overrides);
   StartOptions start;
   start.resume = o.resume;
+  for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
   start.threads = set_threads(config.run.threads, mpi.local_ranks());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
-  Trainer(config, start, mpi.world()).run();
-  return kExitOk;
+  start.stop_requested = stop_signal_came;
+  listen_for_stop_signals();
+  return Trainer(config, start, mpi.world()).run() == RunEnd::complete ? kExitOk : kExitRequeue;
 }
 
 }  // namespace
@@ -37,7 +40,10 @@ int main(int argc, char** argv) {
       "mpirun.",
       "  moe-train --config configs/x.yaml\n"
       "  mpirun -n 4 --bind-to none moe-train --config configs/x.yaml --set parallel.expert=2\n"
-      "  mpirun -n 2 --bind-to none moe-train --config configs/x.yaml --resume auto\n"};
+      "  mpirun -n 2 --bind-to none moe-train --config configs/x.yaml --resume auto\n"
+      "SIGUSR1 or SIGTERM to any rank: saves after the step and ends with exit code 75, which "
+      "asks\n"
+      "to be started again with --resume auto; a second SIGTERM ends at once.\n"};
   return moe::run_program(argc, argv, text, [&](CLI::App& app) -> moe::Action {
     auto o = std::make_shared<moe::Options>();
     app.add_option("--config", o->config, "The run, as configs/README.md explains key by key")
@@ -49,6 +55,8 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--init-from", o->init_from,
                    "Take weights alone from a model folder or checkpoint (model.init_from)");
+    app.add_option("--inject", o->inject,
+                   "Drill: suffer a fault, as KIND:key=value,... (repeatable; docs/drills.md)");
     return [o, &argc, &argv] {
       return moe::run_under_mpi("moe-train", argc, argv,
                                 [&](moe::MpiWorld& mpi) { return moe::run(*o, mpi); });

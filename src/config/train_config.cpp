@@ -129,6 +129,17 @@ ConfigSection keys_of_train(TrainConfig::Train& c) {
   }};
 }
 
+ConfigSection keys_of_guard(TrainConfig::Guard& c) {
+  return {{
+      {"max_skipped", &c.max_skipped, "skipped steps in a row after which the run rolls back"},
+      {"max_rollbacks", &c.max_rollbacks,
+       "times that the run goes back to a checkpoint; the next time it stops"},
+      {"spike_factor", &c.spike_factor,
+       "a loss above this times the median of the last accepted ones is skipped; 0: none"},
+      {"spike_window", &c.spike_window, "accepted losses that the median is taken of"},
+  }};
+}
+
 ConfigSection keys_of_optimizer(TrainConfig::Optimizer& c) {
   return {{
       {"learning_rate", &c.learning_rate, "highest learning rate of AdamW"},
@@ -188,6 +199,7 @@ ConfigSection keys_of(TrainConfig& c) {
       {"batch", keys_of_batch(c.batch), ""},
       {"parallel", keys_of_parallel(c.parallel), ""},
       {"train", keys_of_train(c.train), ""},
+      {"guard", keys_of_guard(c.guard), ""},
       {"optimizer", keys_of_optimizer(c.optimizer), ""},
       {"schedule", keys_of_schedule(c.schedule), ""},
       {"router", keys_of_router(c.router), ""},
@@ -241,6 +253,12 @@ void TrainConfig::validate() const {
   at_least("train.keep_last", train.keep_last, 1);
   MOE_REQUIRE(train.eval_every == 0 || !data.held_out.empty(),
               "train.eval_every is set but data.held_out names no domain");
+
+  at_least("guard.max_skipped", guard.max_skipped, 1);
+  at_least("guard.max_rollbacks", guard.max_rollbacks, 0);
+  MOE_REQUIRE(guard.spike_factor == 0 || guard.spike_factor > 1,
+              "guard.spike_factor must exceed 1 (or be 0: no guard), is ", guard.spike_factor);
+  at_least("guard.spike_window", guard.spike_window, 1);
 
   positive("optimizer.learning_rate", optimizer.learning_rate);
   fraction("optimizer.beta1", optimizer.beta1);

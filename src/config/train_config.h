@@ -80,6 +80,13 @@ struct TrainConfig {
     std::int64_t keep_last = 2;
   } train;
 
+  struct Guard {
+    std::int64_t max_skipped = 5;
+    std::int64_t max_rollbacks = 3;
+    double spike_factor = 0;
+    std::int64_t spike_window = 64;
+  } guard;
+
   struct Optimizer {
     double learning_rate = 2e-4;
     double beta1 = 0.9, beta2 = 0.95;

@@ -12,6 +12,7 @@
 
 #include "core/descriptor.h"
 #include "core/error.h"
+#include "core/write_fault.h"
 
 namespace moe {
 namespace {
@@ -27,6 +28,7 @@ namespace fs = std::filesystem;
 std::int64_t write_synced(const fs::path& path, std::string_view text) {
   const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
   if (file.get() < 0) fail(path, "cannot be written");
+  if ((errno = write_fault(path)) != 0) fail(path, "cannot be written");
   for (std::size_t done = 0; done < text.size();) {
     const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
     if (n < 0 && errno == EINTR) continue;

@@ -9,6 +9,8 @@
 #include <cstring>
 #include <memory>
 
+#include "core/write_fault.h"
+
 namespace moe {
 namespace {
 
@@ -21,6 +23,7 @@ struct OpenFile {
   H5FD_t base;
   int fd;
   int* failure;
+  int planted;  // errno that a drill wants writes to fail with; 0: none
   haddr_t allocated, written;
 };
 
@@ -38,6 +41,7 @@ H5FD_t* open_file(const char* name, unsigned flags, hid_t access, haddr_t) {
   auto file = std::make_unique<OpenFile>();
   file->fd = fd;
   file->failure = settings->failure;
+  file->planted = write_fault(name);
   return reinterpret_cast<H5FD_t*>(file.release());
 }
 
@@ -80,6 +84,7 @@ herr_t write_bytes(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t address, size_t coun
                    const void* from) {
   OpenFile* file = self(base);
   file->written = std::max<haddr_t>(file->written, address + count);
+  if (file->planted != 0 && *file->failure == 0) *file->failure = file->planted;
   const auto* at = static_cast<const char*>(from);
   while (count > 0 && *file->failure == 0) {
     const ssize_t n = ::pwrite(file->fd, at, count, off_t(address));

@@ -18,6 +18,13 @@ struct RouterStatistics {
   double cv_squared = 0, switch_top_k = 0, z = 0;
 };
 
+/// A drill: in every layer, an even share of the tokens of each sequence has this expert as its
+/// first choice, whatever the router says.
+struct HotExpert {
+  std::int64_t expert = -1;  // < 0: no drill
+  double share = 0;
+};
+
 /// What a forward pass knows besides weights and tokens. A default context evaluates: no noise, no
 /// router losses.
 struct ForwardContext {
@@ -32,6 +39,8 @@ struct ForwardContext {
 
   RouterLosses router_losses = {};
   double inverse_routed = 0;  // 1 / tokens of the global batch that are not padding
+
+  HotExpert hot_expert = {};
 
   /// When set, layer l adds to (*statistics)[l].
   std::vector<RouterStatistics>* statistics = nullptr;

@@ -3,6 +3,7 @@
 
 #include "autograd/recompute.h"
 #include "core/rng.h"
+#include "nn/hot_expert.h"
 #include "ops/elementwise.h"
 #include "ops/exchange.h"
 #include "ops/linear.h"
@@ -93,7 +94,8 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   MOE_CHECK(!context.training || context.tokens() > 0, "training needs tokens on every rank");
   const Logits l = logits(x, context);
   RouterOutput out;
-  out.routing = ops::choose_experts(l.noisy.value, moe_.top_k, context.valid);
+  out.routing =
+      ops::choose_experts(with_hot_expert(l.noisy.value, context), moe_.top_k, context.valid);
   out.weights = ops::router_weights(
       l.noisy, out.routing.indices,
       moe_.softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);

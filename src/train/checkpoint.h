@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -79,8 +80,10 @@ class CheckpointReader {
 /// Whether the folder is a complete checkpoint (it may still be damaged).
 bool is_checkpoint(const std::filesystem::path& folder);
 
-/// The checkpoint of the highest step in a folder of checkpoints, if any.
-std::optional<std::filesystem::path> latest_checkpoint(const std::filesystem::path& checkpoints);
+/// The checkpoint of the highest step, up to a given one, in a folder of checkpoints, if any.
+std::optional<std::filesystem::path> latest_checkpoint(
+    const std::filesystem::path& checkpoints,
+    std::int64_t highest = std::numeric_limits<std::int64_t>::max());
 
 /// What a user means by a folder: a checkpoint, a folder of checkpoints, or a run's folder; of
 /// several checkpoints the latest. Throws InputError when there is none.

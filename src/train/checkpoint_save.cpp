@@ -206,10 +206,11 @@ bool is_checkpoint(const fs::path& folder) {
   return fs::is_regular_file(folder / kManifestName, unreadable);
 }
 
-std::optional<fs::path> latest_checkpoint(const fs::path& checkpoints) {
+std::optional<fs::path> latest_checkpoint(const fs::path& checkpoints, std::int64_t highest) {
   const auto found = checkpoints_in(checkpoints);
-  if (found.empty()) return std::nullopt;
-  return found.rbegin()->second;
+  const auto later = found.upper_bound(highest);
+  if (later == found.begin()) return std::nullopt;
+  return std::prev(later)->second;
 }
 
 fs::path find_checkpoint(const fs::path& folder) {

@@ -109,9 +109,11 @@ ParameterStore& Engine::parameters() {
 }
 
 StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& counts,
-                                     std::int64_t step) {
+                                     std::int64_t step, const StepFaults& faults) {
   const std::int64_t sequences = batch.tokens.rows();
   MOE_CHECK(counts.labelled > 0 && counts.routed > 0, "a batch without tokens");
+  const double scale = faults.nan_gradient ? std::numeric_limits<double>::quiet_NaN()
+                                           : 1.0 / double(counts.labelled);
   StepResult result;
   Sums sums;
   sums.domain_loss.assign(std::size_t(options_.domains), 0);
@@ -132,6 +134,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
         std::span(batch.sequence_ids).subspan(std::size_t(first), std::size_t(n));
     context.router_losses = options_.router;
     context.inverse_routed = 1.0 / double(counts.routed);
+    context.hot_expert = faults.hot_expert;
     context.statistics = config_.is_moe() ? &sums.layers : nullptr;
     if (first + n == sequences) gradients_->begin_last_micro_batch();
 
@@ -139,8 +142,8 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     ModelLoss loss;
     {
       Timer timer(result.seconds["forward"]);
-      loss = model_->loss(batch.tokens.slice(first, n), labels, 1.0 / double(counts.labelled),
-                          context, options_.recompute_blocks);
+      loss = model_->loss(batch.tokens.slice(first, n), labels, scale, context,
+                          options_.recompute_blocks);
       sums.add_tokens(loss.token_loss, labels,
                       std::span(batch.domains).subspan(std::size_t(first), std::size_t(n)));
     }

@@ -36,6 +36,12 @@ struct StepResult {
   std::map<std::string, double> seconds;          // this rank's time: forward, backward, ...
 };
 
+/// What a drill does to a step of this rank (train/faults.h).
+struct StepFaults {
+  bool nan_gradient = false;
+  HotExpert hot_expert;
+};
+
 struct EngineOptions {
   DType dtype = DType::f32;
   std::uint64_t seed = 42;
@@ -49,7 +55,8 @@ struct EngineOptions {
   RouterLosses router;
 };
 
-/// A model with its gradients and optimiser on this rank of the grid: one call is one step.
+/// A model with its gradients and optimiser on this rank of the grid: a step is two calls, between
+/// which the caller may decide against the update.
 class Engine {
  public:
   /// Starts as load_weights(weights).
@@ -63,9 +70,11 @@ class Engine {
 
   /// Forward and backward over this rank's sequences in micro-batches, gradients summed over ranks;
   /// no update. Collective: every rank brings the same number of sequences.
-  StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts, std::int64_t step);
+  StepResult compute_gradients(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
+                               const StepFaults& faults = {});
   /// Clips those gradients and updates the weights by AdamW; adds to `result` what it found. With
-  /// zero, weights of other owners arrive during the next forward pass. Collective.
+  /// zero, weights of other owners arrive during the next forward pass. Without this call a step
+  /// leaves no trace. Collective.
   void update(StepResult& result, double learning_rate);
   /// Both.
   StepResult train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,

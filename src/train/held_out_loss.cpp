@@ -19,7 +19,8 @@ Batch padding_batch() {
 }  // namespace
 
 HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::int64_t sequences,
-                          std::int64_t micro_batch, Communicator& world) {
+                          std::int64_t micro_batch, Communicator& world,
+                          const std::function<void()>& alive) {
   set_phase("held-out loss");
   const NoTape no_recording;
   const std::int64_t total = std::min(sequences, data.sequences());
@@ -39,6 +40,7 @@ HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::in
           sums.data<double>()[2 * (first + s) + 1] += batch.labels.data<std::int32_t>()[t] >= 0;
         }
     });
+    alive();
   }
   world.all_reduce(sums, ReduceOp::sum).wait();
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -18,8 +19,9 @@ struct HeldOutLoss {
 /// The loss of the first `sequences` held-out sequences (all there are, when fewer), without gate
 /// noise or router losses, spread over the ranks in batches of `micro_batch`. The same on every
 /// rank. Collective: ranks that run out of sequences compute padding, because expert exchanges need
-/// everyone.
-HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::int64_t sequences,
-                          std::int64_t micro_batch, Communicator& world);
+/// everyone. `alive` is called after every batch.
+HeldOutLoss held_out_loss(
+    const Transformer& model, const HeldOut& data, std::int64_t sequences, std::int64_t micro_batch,
+    Communicator& world, const std::function<void()>& alive = [] {});
 
 }  // namespace moe

@@ -11,8 +11,8 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "core/error.h"
 #include "core/durable_files.h"
+#include "core/error.h"
 #include "core/readable.h"
 #include "train/checkpoint_files.h"
 
@@ -68,6 +68,9 @@ std::string to_json(const StepMetrics& m) {
   j["exposed_comm_seconds"] = m.exposed_comm_seconds;
   j["exposed_comm_by_phase"] = m.exposed_comm_by_phase;
   j["memory_bytes"] = m.memory_bytes;
+  j["skipped_steps"] = m.skipped_steps;
+  j["rollbacks"] = m.rollbacks;
+  if (!m.skipped.empty()) j["skipped"] = m.skipped;
   if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
   // Names come from a configuration file, which need not be UTF-8.
   return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
@@ -116,6 +119,7 @@ std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double
         [](double x) { return fmt::format("load {:.2f}", x); });
   if (m.dropped_tokens > 0)
     line += fmt::format(" | {} dropped", readable_count(double(m.dropped_tokens)));
+  if (!m.skipped.empty()) line += " | skipped: " + m.skipped;
   for (const auto& [domain, loss] : m.held_out_loss)
     line += fmt::format(" | held-out {} {:.4f}", domain, loss);
   add(eta_seconds, [](double x) { return readable_seconds(x) + " left"; });

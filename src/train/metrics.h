@@ -24,8 +24,8 @@ struct StepMetrics {
   double step_seconds = NAN;
   std::map<std::string, double> phase_seconds;  // forward, backward, ...: parts of the step
   double flops_per_second = NAN;                // of all ranks, on activated parameters
-  std::vector<double> load_max_over_mean;       // per layer with experts: the busiest; 1 is balanced
-  std::vector<double> router_entropy;           // per layer, nats
+  std::vector<double> load_max_over_mean;  // per layer with experts: the busiest; 1 is balanced
+  std::vector<double> router_entropy;      // per layer, nats
   std::int64_t dropped_tokens = 0;
   /// Rank 0's waits for collectives within the step, and their parts by phase.
   double exposed_comm_seconds = NAN;
@@ -33,6 +33,9 @@ struct StepMetrics {
   /// Most that tensors of rank 0 held: "weights", "gradients", "optimizer", "activations", "total"
   /// (their common peak, below the sum of the four).
   std::map<std::string, std::int64_t> memory_bytes;
+  std::string skipped;             // why the step's update was left out; empty: it was made
+  std::int64_t skipped_steps = 0;  // since step 0, those before a rollback too
+  std::int64_t rollbacks = 0;      // since step 0
   std::map<std::string, double> held_out_loss;  // per domain; empty: not evaluated at this step
 };
 

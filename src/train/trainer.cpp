@@ -16,6 +16,8 @@
 #include "train/held_out_loss.h"
 #include "train/machine.h"
 #include "train/model_source.h"
+#include "train/rollback.h"
+#include "train/step_metrics.h"
 #include "train/training_state.h"
 
 namespace moe {
@@ -77,7 +79,8 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     : config_(std::move(config)),
       start_(start),
       world_(world),
-      grid_(world, int(config_.parallel.expert), config_.parallel.exchange) {
+      grid_(world, int(config_.parallel.expert), config_.parallel.exchange),
+      guard_(config_.guard) {
   MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
               " sequences, which ", world.size(),
               " ranks cannot share evenly: choose a multiple of the number of ranks");
@@ -98,6 +101,8 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
               config_.data.sequence_length, ", beyond the model's ", model.max_positions,
               " positions");
   engine_ = std::make_unique<Engine>(model, engine_options(config_), grid_, weights);
+  drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
+                                                model.moe.experts);
   open_data();
   mixture_ = loader_->initial_state();
   if (reader) restore(*reader);
@@ -157,6 +162,7 @@ void Trainer::prepare_folder(const fs::path& run) {
   effective.run.overwrite = false;  // the saved file must not delete the run when it is used again
   save_config(effective, run / "config.yaml");
   metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
+  heartbeat_ = Heartbeat(run / "heartbeat.json");
 }
 
 Trainer::~Trainer() = default;
@@ -191,10 +197,10 @@ void Trainer::print_start() const {
            config_.train.steps, step_flops(m, tokens, config_.data.sequence_length));
 }
 
-void Trainer::run() {
+RunEnd Trainer::run() {
   if (step_ >= config_.train.steps)
     log_info("nothing left to do after step {}: raise train.steps to go on", step_);
-  while (step_ < config_.train.steps) train_one_step();
+  while (step_ < config_.train.steps && !stop_) train_one_step();
   if (saved_step_ != step_ && step_ > 0) save();
   const MemoryAccount memory = memory_account();
   std::string kinds;
@@ -202,12 +208,19 @@ void Trainer::run() {
     kinds += fmt::format("{} {:.1f}, ", kMemoryKindNames[k], double(memory.peak[k]) / 1e6);
   log_info("peak memory of rank 0 in MB: {}together {:.1f}", kinds,
            double(memory.peak_total) / 1e6);
+  const bool complete = step_ >= config_.train.steps;
+  heartbeat_.beat(step_, complete ? "complete" : "interrupted");
+  if (!complete) log_info("stopped after step {} as asked: --resume auto goes on", step_);
+  return complete ? RunEnd::complete : RunEnd::interrupted;
 }
 
 void Trainer::train_one_step() {
   const double begin = now();
   const std::int64_t step = step_ + 1;
+  heartbeat_.beat(step, "train");
   set_phase_step(step);
+  const std::int64_t rollbacks = guard_.state().rollbacks;
+  drills_->begin_step(step, rollbacks);
   set_phase("load");
   const StepPlan plan = loader_->plan(step, config_.batch.global, mixture_);
   const std::int64_t mine = config_.batch.global / world_.size();
@@ -215,21 +228,32 @@ void Trainer::train_one_step() {
   const double loaded = now();
   const double rate =
       learning_rate(config_.schedule, config_.optimizer.learning_rate, step, config_.train.steps);
-  StepResult result = engine_->train_step(batch, {plan.labels, plan.tokens}, step, rate);
-  MOE_CHECK(
-      std::isfinite(result.loss) && std::isfinite(result.grad_norm), "step ", step, ": loss ",
-      result.loss, ", gradient norm ", result.grad_norm,
-      ": the run has diverged; lower optimizer.learning_rate or resume from the checkpoint of "
-      "an earlier step");
+  StepResult result = engine_->compute_gradients(batch, {plan.labels, plan.tokens}, step,
+                                                 drills_->faults_of(step, rollbacks));
+  const Verdict verdict = agree(result);
+  if (verdict == Verdict::accept) {
+    engine_->update(result, rate);
+    guard_.accept(step, result.loss);
+    tokens_ += plan.labels;
+  } else {
+    guard_.skip();
+    warn_once("step {} is skipped: {} (loss {}, gradient norm {})", step, describe(verdict),
+              result.loss, result.grad_norm);
+  }
   mixture_ = plan.next;
   step_ = step;
-  tokens_ += plan.labels;
   result.seconds["load"] = loaded - begin;
   const double seconds = now() - begin;
   // The first step of a process warms caches up; it would distort the time left.
   if (steps_timed_++ > 0) seconds_training_ += seconds;
 
-  StepMetrics metrics = metrics_of(result, seconds, rate);
+  StepMetrics metrics = metrics_of(result, config_, engine_->config(), seconds);
+  metrics.step = step_;
+  metrics.tokens = tokens_;
+  metrics.learning_rate = rate;
+  metrics.skipped_steps = guard_.state().skipped_steps;
+  metrics.rollbacks = guard_.state().rollbacks;
+  if (verdict != Verdict::accept) metrics.skipped = describe(verdict);
   const bool last = step == config_.train.steps;
   if (config_.train.eval_every > 0 && (step % config_.train.eval_every == 0 || last))
     evaluate(metrics);
@@ -241,55 +265,63 @@ void Trainer::train_one_step() {
                                    each * double(config_.train.steps - step)));
     }
   }
-  if (config_.train.checkpoint_every > 0 && step % config_.train.checkpoint_every == 0) save();
+  if (guard_.wants_rollback())
+    roll_back();
+  else if (config_.train.checkpoint_every > 0 && step % config_.train.checkpoint_every == 0)
+    save();
+}
+
+/// What all ranks do with this step, and whether one of them was asked to stop.
+Verdict Trainer::agree(const StepResult& result) {
+  set_phase("agreement");
+  const Tensor wishes = Tensor::of<std::int64_t>(
+      {2}, {std::int64_t(guard_.judge(result.loss, result.grad_norm)), start_.stop_requested()});
+  world_.all_reduce(wishes, ReduceOp::max).wait();
+  stop_ = wishes.data<std::int64_t>()[1] != 0;
+  return Verdict(wishes.data<std::int64_t>()[0]);
+}
+
+/// The weights, moments and counts of a checkpoint, but the data goes on where it is.
+void Trainer::roll_back() {
+  const std::string why =
+      str(config_.guard.max_skipped, " steps in a row up to step ", step_, " were skipped");
+  constexpr const char* kAdvice =
+      ": metrics.jsonl says why each was; look at the data of these steps, lower "
+      "optimizer.learning_rate, or resume from an earlier checkpoint (--resume FOLDER)";
+  if (!guard_.may_roll_back())
+    throw Error(str(why, " after ", guard_.state().rollbacks, " rollbacks", kAdvice));
+  heartbeat_.beat(step_, "roll back");
+  const fs::path run = config_.run.folder;
+  const auto target = newest_good_checkpoint(run / "checkpoints", guard_.rollback_limit(),
+                                             config_.train.checkpoint_every, world_);
+  if (!target)
+    throw Error(str(why, " and there is no checkpoint of step ", guard_.rollback_limit(),
+                    " or before to go back to", kAdvice));
+  const MixtureState onward = mixture_;
+  const Guard now = guard_;
+  const auto reader = std::make_shared<const CheckpointReader>(*target);
+  engine_->load_weights(weights_in(reader));
+  restore(*reader);
+  mixture_ = onward;
+  const GuardState saved = std::exchange(guard_, now).state();
+  guard_.roll_back(step_, saved);
+  warn_once("{}: back to step {}, on with other data (rollback {} of {})", why, step_,
+            guard_.state().rollbacks, config_.guard.max_rollbacks);
+  world_.barrier().wait();  // all have read
+  if (world_.rank() == 0) {
+    (void)abandon_checkpoints_after(run / "checkpoints", step_);
+    metrics_ = nullptr;
+    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
+  }
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
+  const auto alive = [this] { heartbeat_.beat(step_, "evaluate"); };
   for (const HeldOutDomain& d : held_out_)
     metrics.held_out_loss[d.name] =
         held_out_loss(engine_->model(), d.data, config_.train.eval_sequences, config_.batch.micro,
-                      world_)
+                      world_, alive)
             .loss;
-}
-
-StepMetrics Trainer::metrics_of(const StepResult& r, double seconds, double rate) const {
-  StepMetrics m;
-  m.step = step_;
-  m.tokens = tokens_;
-  m.loss = r.loss;
-  for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
-    m.domain_loss[config_.data.train[d].domain] = r.domain_loss[d];
-  if (engine_->config().is_moe()) {
-    m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
-    for (const std::vector<std::int64_t>& load : r.loads) {
-      double total = 0, most = 0, entropy = 0;
-      for (const std::int64_t n : load) {
-        total += double(n);
-        most = std::max(most, double(n));
-      }
-      if (total == 0) continue;  // a dense layer
-      for (const std::int64_t n : load)
-        if (n > 0) entropy -= double(n) / total * std::log(double(n) / total);
-      m.load_max_over_mean.push_back(most * double(load.size()) / total);
-      m.router_entropy.push_back(entropy);
-    }
-  }
-  m.grad_norm = r.grad_norm;
-  m.learning_rate = rate;
-  const std::int64_t step_tokens = config_.batch.global * config_.data.sequence_length;
-  m.step_seconds = seconds;
-  m.tokens_per_second = double(step_tokens) / seconds;
-  m.flops_per_second =
-      step_flops(engine_->config(), step_tokens, config_.data.sequence_length) / seconds;
-  m.phase_seconds = r.seconds;
-  m.exposed_comm_by_phase = r.exposed_seconds;
-  m.exposed_comm_seconds = 0;
-  for (const auto& [phase, waited] : r.exposed_seconds) m.exposed_comm_seconds += waited;
-  const MemoryAccount memory = memory_account();
-  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
-    m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];
-  m.memory_bytes["total"] = memory.peak_total;
-  return m;
 }
 
 std::string Trainer::state_json() const {
@@ -297,6 +329,7 @@ std::string Trainer::state_json() const {
   state["step"] = step_;
   state["tokens"] = tokens_;
   state["optimizer_steps"] = engine_->optimizer().steps();
+  state["guard"] = Json::parse(to_json(guard_.state()));
   state["seed"] = config_.run.seed;
   state["sequence_length"] = config_.data.sequence_length;
   // Domains that an earlier part of the run had are carried along, for the case they come back.
@@ -314,12 +347,15 @@ std::string Trainer::state_json() const {
 
 void Trainer::save() {
   set_phase("checkpoint");
+  heartbeat_.beat(step_, "save");
+  drills_->before_save(step_);
   const fs::path folder = fs::path(config_.run.folder) / "checkpoints";
   const fs::path saved =
       save_checkpoint(folder, step_, state_to_save(*engine_), state_json(),
                       model_config_to_json(engine_->config()), to_yaml(config_), world_);
   if (world_.rank() == 0 && config_.train.keep_last > 0)
     prune_checkpoints(folder, config_.train.keep_last);
+  drills_->after_save(step_, saved);
   saved_step_ = step_;
   log_info("saved {}", saved.string());
 }
@@ -331,6 +367,8 @@ void Trainer::restore(const CheckpointReader& reader) {
     step_ = state.at("step");
     tokens_ = state.at("tokens");
     engine_->optimizer().set_steps(state.at("optimizer_steps"));
+    // Checkpoints of before there were guards have no such state.
+    if (state.contains("guard")) guard_.set_state(guard_state_from_json(state["guard"].dump()));
     other_domains_ = state.at("consumed").get<std::map<std::string, std::int64_t>>();
     for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
       const std::string& domain = config_.data.train[d].domain;
@@ -365,14 +403,6 @@ void Trainer::restore(const CheckpointReader& reader) {
   }
   saved_step_ = step_;
   log_info("resuming {} after step {}", reader.folder().string(), step_);
-}
-
-double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {
-  const double multiplied = double(count_parameters(c).activated) -
-                            (c.tie_embeddings ? 0 : double(c.vocab_size) * double(c.hidden_size));
-  const double attention =
-      6 * double(c.layers) * double(length) * double(c.heads) * double(c.head_dim);
-  return double(tokens) * (6 * multiplied + attention);
 }
 
 }  // namespace moe

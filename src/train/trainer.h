@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -13,6 +14,9 @@
 #include "data/loader.h"
 #include "train/checkpoint.h"
 #include "train/engine.h"
+#include "train/faults.h"
+#include "train/guard.h"
+#include "train/heartbeat.h"
 #include "train/metrics.h"
 
 namespace moe {
@@ -23,21 +27,32 @@ struct StartOptions {
   /// there is none; else a checkpoint's folder.
   std::string resume = "none";
   int threads = 1;  // per rank, for the record in checkpoints
+  /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.
+  std::function<bool()> stop_requested = [] { return false; };
+  std::vector<Fault> faults;  // to suffer, as drills
+};
+
+/// How a run ended.
+enum class RunEnd : std::uint8_t {
+  complete,     // after config.train.steps
+  interrupted,  // earlier, as it was asked to: saved, to be resumed
 };
 
 /// The training loop: plan a step, load this rank's sequences, train, write metrics, now and then
-/// measure held-out loss and save a checkpoint. A resumed run continues to the bit where the
-/// layout, the machine's kind and the threads are the same; on another layout it differs by
-/// rounding alone.
+/// measure held-out loss and save a checkpoint. Bad steps are skipped and, where too many follow
+/// one another, the run goes back to a checkpoint (train/guard.h). A resumed run continues to the
+/// bit where the layout, the machine's kind and the threads are the same; on another layout it
+/// differs by rounding alone.
 class Trainer {
  public:
   /// Collective. Throws InputError for a configuration or a checkpoint that does not fit.
   Trainer(TrainConfig config, const StartOptions& start, Communicator& world);
   ~Trainer();
 
-  /// Trains to config.train.steps and saves a last checkpoint, unless one of that step is there.
-  /// Collective.
-  void run();
+  /// Trains to config.train.steps, or to the end of the step in which a rank was asked to stop, and
+  /// saves a last checkpoint, unless one of that step is there. Collective. Throws Error when the
+  /// guard gives the run up.
+  RunEnd run();
 
   /// Writes a checkpoint of the steps done. Collective.
   void save();
@@ -54,10 +69,11 @@ class Trainer {
   std::optional<std::filesystem::path> find_start() const;
   void open_data();
   void restore(const CheckpointReader& reader);
+  void roll_back();
   void prepare_folder(const std::filesystem::path& run);
   void train_one_step();
+  Verdict agree(const StepResult& result);
   void evaluate(StepMetrics& metrics);
-  StepMetrics metrics_of(const StepResult& result, double seconds, double learning_rate) const;
   std::string state_json() const;
   void print_start() const;
 
@@ -71,18 +87,15 @@ class Trainer {
   MixtureState mixture_;
   std::map<std::string, std::int64_t> other_domains_;  // consumed of domains that left the mixture
   std::unique_ptr<MetricsWriter> metrics_;
+  Heartbeat heartbeat_;  // writes on rank 0 alone
+  Guard guard_;
+  std::unique_ptr<const FaultDrills> drills_;
+  bool stop_ = false;        // a rank has been asked to stop: known to all
   std::int64_t step_ = 0;    // steps done
-  std::int64_t tokens_ = 0;  // labelled tokens seen
+  std::int64_t tokens_ = 0;  // labelled tokens that the weights were trained on
   std::int64_t saved_step_ = -1;
   double seconds_training_ = 0;  // of this process, for the time left
   std::int64_t steps_timed_ = 0;
 };
-
-/// Floating-point operations of one training step, forward and backward, on activated parameters:
-///   tokens * (6 * P + 6 * layers * length * heads * head_dim),
-/// P the activated parameters that are multiplied: without the embedding table (its lookup is no
-/// product) and with the output head; the second term is causal attention (half of the square).
-/// Recomputation is not counted.
-double step_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length);
 
 }  // namespace moe

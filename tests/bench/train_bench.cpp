@@ -15,7 +15,7 @@
 #include "bench_support.h"
 #include "kernels/backend.h"
 #include "train/engine.h"
-#include "train/trainer.h"
+#include "train/step_metrics.h"
 
 namespace moe {
 namespace {

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/step_metrics.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/memory.h"
+
+namespace moe {
+
+StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const ModelConfig& model,
+                       double seconds) {
+  StepMetrics m;
+  m.loss = r.loss;
+  for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
+    m.domain_loss[config.data.train[d].domain] = r.domain_loss[d];
+  if (model.is_moe()) {
+    m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
+    for (const std::vector<std::int64_t>& load : r.loads) {
+      double total = 0, most = 0, entropy = 0;
+      for (const std::int64_t n : load) {
+        total += double(n);
+        most = std::max(most, double(n));
+      }
+      if (total == 0) continue;  // a dense layer
+      for (const std::int64_t n : load)
+        if (n > 0) entropy -= double(n) / total * std::log(double(n) / total);
+      m.load_max_over_mean.push_back(most * double(load.size()) / total);
+      m.router_entropy.push_back(entropy);
+    }
+  }
+  m.grad_norm = r.grad_norm;
+  const std::int64_t step_tokens = config.batch.global * config.data.sequence_length;
+  m.step_seconds = seconds;
+  m.tokens_per_second = double(step_tokens) / seconds;
+  m.flops_per_second = step_flops(model, step_tokens, config.data.sequence_length) / seconds;
+  m.phase_seconds = r.seconds;
+  m.exposed_comm_by_phase = r.exposed_seconds;
+  m.exposed_comm_seconds = 0;
+  for (const auto& [phase, waited] : r.exposed_seconds) m.exposed_comm_seconds += waited;
+  const MemoryAccount memory = memory_account();
+  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
+    m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];
+  m.memory_bytes["total"] = memory.peak_total;
+  return m;
+}
+
+double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {
+  const double multiplied = double(count_parameters(c).activated) -
+                            (c.tie_embeddings ? 0 : double(c.vocab_size) * double(c.hidden_size));
+  const double attention =
+      6 * double(c.layers) * double(length) * double(c.heads) * double(c.head_dim);
+  return double(tokens) * (6 * multiplied + attention);
+}
+
+}  // namespace moe

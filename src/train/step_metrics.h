@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+#include "config/train_config.h"
+#include "train/engine.h"
+#include "train/metrics.h"
+
+namespace moe {
+
+/// What a step's result says, as metrics; `seconds`: of the step. Step, tokens, learning rate and
+/// what the guard counts are the caller's to fill in.
+StepMetrics metrics_of(const StepResult& result, const TrainConfig& config,
+                       const ModelConfig& model, double seconds);
+
+/// Floating-point operations of one training step, forward and backward, on activated parameters:
+///   tokens * (6 * P + 6 * layers * length * heads * head_dim),
+/// P the activated parameters that are multiplied: without the embedding table (its lookup is no
+/// product) and with the output head; the second term is causal attention (half of the square).
+/// Recomputation is not counted.
+double step_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length);
+
+}  // namespace moe
