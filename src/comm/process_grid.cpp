@@ -6,14 +6,17 @@
 
 namespace moe {
 
+void require_grid(int world, int ep) {
+  std::vector<int> choices;
+  for (int n = 1; n <= world; ++n)
+    if (world % n == 0) choices.push_back(n);
+  MOE_REQUIRE(ep >= 1 && world % ep == 0, "parallel.expert is ", ep, ", which does not divide the ",
+              world, world == 1 ? " rank" : " ranks", ": choose ", join(choices, ", "));
+}
+
 ProcessGrid::ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange)
     : world_(world), exchange_(exchange) {
-  std::vector<int> choices;
-  for (int n = 1; n <= world.size(); ++n)
-    if (world.size() % n == 0) choices.push_back(n);
-  MOE_REQUIRE(ep >= 1 && world.size() % ep == 0, "parallel.expert is ", ep,
-              ", which does not divide the ", world.size(), world.size() == 1 ? " rank" : " ranks",
-              ": choose ", join(choices, ", "));
+  require_grid(world.size(), ep);
   const int data_rank = world.rank() / ep, expert_rank = world.rank() % ep;
   expert_ = world.split(data_rank, expert_rank);
   data_ = world.split(expert_rank, data_rank);

@@ -5,20 +5,42 @@
 
 #include "comm/communicator.h"
 #include "config/exchange_options.h"
+#include "config/model_parameters.h"
 
 namespace moe {
 
-/// The ranks as EP x DP: rank = data_rank * ep + expert_rank. Tokens travel within an expert group
-/// (ranks that together hold all experts once); the copies of one expert sit in a data group.
+/// A rank's place among EP x DP ranks: rank = data_rank * ep + expert_rank.
+struct GridPosition {
+  int rank = 0, world = 1, ep = 1;
+
+  int dp() const { return world / ep; }
+  int expert_rank() const { return rank % ep; }
+  int data_rank() const { return rank / ep; }
+  /// How many ranks hold copies of a parameter that this rank holds, and this rank's number among
+  /// them.
+  int holders(Placement p) const { return p == Placement::expert ? dp() : world; }
+  int holder_rank(Placement p) const { return p == Placement::expert ? data_rank() : rank; }
+};
+
+/// Throws InputError when ep does not divide the number of ranks.
+void require_grid(int world, int ep);
+
+/// The ranks as EP x DP. Tokens travel within an expert group (ranks that together hold all experts
+/// once); the copies of one expert sit in a data group.
 class ProcessGrid {
  public:
   /// Throws InputError when ep does not divide the world's size. Collective. Keeps a reference to
   /// `world`.
   ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {});
+  /// As require_grid(). Collective. Keeps a reference to `world`.
+  ProcessGrid(Communicator& world, int ep);
 
   Communicator& world() const { return world_; }
   Communicator& expert_group() const { return *expert_; }
   Communicator& data_group() const { return *data_; }
+  /// The ranks that hold copies of a parameter of this placement.
+  Communicator& holders(Placement p) const { return p == Placement::expert ? *data_ : world_; }
+  GridPosition position() const { return {world_.rank(), world_.size(), ep()}; }
   int ep() const { return expert_->size(); }
   int dp() const { return data_->size(); }
   const ExchangeOptions& exchange() const { return exchange_; }

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nn/parameter_store.h"
 
-#include <functional>
-#include <numeric>
-
-#include "comm/process_grid.h"
 #include "core/parallel.h"
 #include "core/rng.h"
 #include "kernels/backend.h"
@@ -18,55 +14,19 @@ std::uint64_t hash_of(const std::string& text) {  // FNV-1a
   return h;
 }
 
-/// Elements; every parameter starts at the beginning of a cache line.
-constexpr std::int64_t kAlignment = 32;
-
-std::int64_t elements_of(const Shape& shape) {
-  return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
-}
-
 }  // namespace
 
 ParameterStore::ParameterStore(const ModelConfig& config, DType dtype, int expert_rank, int ep)
-    : dtype_(dtype) {
-  if (config.is_moe()) {
-    MOE_REQUIRE(ep <= config.moe.experts, "parallel.expert is ", ep, " but the model has ",
-                config.moe.experts, " experts: use at most as many ranks per expert group");
-    const Share share = share_of(config.moe.experts, expert_rank, ep);
-    first_expert_ = share.first;
-    local_experts_ = share.count;
-  } else {
-    MOE_REQUIRE(ep == 1, "parallel.expert is ", ep, " but the model is dense: set it to 1");
-  }
+    : dtype_(dtype), layout_(config, expert_rank, ep) {
   MemoryScope scope(MemoryKind::weights);
-  for (ParameterSpec& spec : model_parameters(config)) {
-    index_[spec.name] = parameters_.size();
-    parameters_.push_back({std::move(spec), 0, {}, 0});
-  }
-  std::array<std::int64_t, 2> elements{};
-  std::vector<Shape> shapes(parameters_.size());
-  for (std::size_t i = parameters_.size(); i-- > 0;) {
-    Parameter& p = parameters_[i];
-    Shape& shape = shapes[i] = p.spec.shape;
-    if (p.spec.placement == Placement::expert) {
-      const auto& offsets = p.spec.expert_offsets;
-      p.first_row = offsets[std::size_t(first_expert_)];
-      shape[0] = offsets[std::size_t(first_expert_ + local_experts_)] - p.first_row;
-    }
-    if (!p.spec.trained) continue;
-    std::int64_t& end = elements[std::size_t(p.spec.placement)];
-    p.offset = end;
-    end += (elements_of(shape) + kAlignment - 1) / kAlignment * kAlignment;
-  }
-  for (std::size_t kind = 0; kind < flat_.size(); ++kind)
-    flat_[kind] = Tensor::empty({elements[kind]}, dtype);
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    Parameter& p = parameters_[i];
-    p.variable =
-        p.spec.trained
-            ? Variable::leaf(
-                  flat(p.spec.placement).slice(p.offset, elements_of(shapes[i])).view(shapes[i]))
-            : Variable::constant(Tensor::empty(shapes[i], accumulator(dtype)));
+  for (const Placement placement : {Placement::replicated, Placement::expert})
+    flat_[std::size_t(placement)] = Tensor::empty({layout_.elements(placement)}, dtype);
+  for (const HeldParameter& p : layout_.all()) {
+    index_[p.name()] = parameters_.size();
+    parameters_.push_back(
+        {p, p.spec.trained
+                ? Variable::leaf(flat(p.spec.placement).slice(p.offset, p.size()).view(p.shape))
+                : Variable::constant(Tensor::empty(p.shape, accumulator(dtype)))});
   }
 }
 

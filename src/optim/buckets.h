@@ -5,16 +5,16 @@
 #include <vector>
 
 #include "comm/process_grid.h"
-#include "nn/parameter_store.h"
+#include "nn/parameter_layout.h"
 
 namespace moe {
 
-/// A run of neighbours in ParameterStore::flat(placement) whose gradients are reduced, whose rows
-/// are updated and whose weights are sent together.
+/// A run of neighbours in ParameterLayout's piece of a placement whose gradients are reduced, whose
+/// rows are updated and whose weights are sent together.
 struct Bucket {
   Placement placement = Placement::replicated;
   std::vector<std::size_t> parameters;  // of the store, last first: as they lie in memory
-  std::int64_t first = 0, size = 0;     // elements of flat(placement)
+  std::int64_t first = 0, size = 0;     // elements of that piece
   /// Elements of each member of the group, one part after the other: which member updates what.
   /// Parts end where rows end. Not sharded: every member updates all, and this is empty.
   std::vector<std::int64_t> parts;
@@ -33,27 +33,20 @@ struct OwnedRows {
 /// backward fills them, the same on every rank.
 class BucketPlan {
  public:
-  /// A bucket is closed when it holds bucket_bytes of gradients. Keeps references.
-  BucketPlan(const ParameterStore& parameters, const ProcessGrid& grid, std::int64_t bucket_bytes,
-             bool sharded);
+  /// A bucket is closed when it holds bucket_bytes of gradients.
+  BucketPlan(const ParameterLayout& layout, const GridPosition& position, DType gradient_type,
+             std::int64_t bucket_bytes, bool sharded);
 
   const std::vector<Bucket>& buckets() const { return buckets_; }
   /// By bucket, the last bucket first: in the order of the forward pass.
   const std::vector<OwnedRows>& owned() const { return owned_; }
   bool sharded() const { return sharded_; }
 
-  /// The ranks among which a placement is replicated.
-  Communicator& group(Placement placement) const {
-    return placement == Placement::expert ? grid_.data_group() : grid_.world();
-  }
-  /// This rank's elements of a bucket: of the bucket, not of flat().
+  /// This rank's elements of a bucket, counted from its first.
   Share own_part(const Bucket& bucket) const;
 
  private:
-  std::vector<std::int64_t> parts_of(const Bucket& bucket, int members) const;
-
-  const ParameterStore& parameters_;
-  const ProcessGrid& grid_;
+  GridPosition position_;
   bool sharded_;
   std::vector<Bucket> buckets_;
   std::vector<OwnedRows> owned_;

@@ -10,9 +10,10 @@
 namespace moe {
 
 GradientBuckets::GradientBuckets(ParameterStore& parameters, const BucketPlan& plan,
-                                 DType transport)
+                                 const ProcessGrid& grid, DType transport)
     : parameters_(parameters),
       plan_(plan),
+      grid_(grid),
       transport_(transport),
       gradients_(parameters.all().size()),
       waiting_(plan.buckets().size()),
@@ -65,7 +66,7 @@ void GradientBuckets::ready(std::size_t bucket) {
   if (!reducing_) return;
   --waiting_[bucket];
   send_in_order();
-  plan_.group(Placement::replicated).progress();
+  grid_.holders(Placement::replicated).progress();
 }
 
 void GradientBuckets::send_in_order() {
@@ -78,7 +79,7 @@ void GradientBuckets::send(std::size_t bucket) {
   for (const std::size_t i : b.parameters)
     if (!parameters_.all()[i].variable.slot->grad.defined())
       backend(gradients_[i].device()).fill(gradients_[i], 0);
-  Communicator& group = plan_.group(b.placement);
+  Communicator& group = grid_.holders(b.placement);
   if (group.size() == 1) return;
   Tensor sent = values(bucket);
   if (b.parts.empty()) {
@@ -107,7 +108,7 @@ void GradientBuckets::gather() {
     const Bucket& bucket = plan_.buckets()[b];
     if (!bucket.parts.empty())
       reductions_[b] =
-          plan_.group(bucket.placement).all_gather(values(b), own_values(b), bucket.parts);
+          grid_.holders(bucket.placement).all_gather(values(b), own_values(b), bucket.parts);
   }
   for (Pending& reduction : reductions_) reduction.wait();
 }
@@ -119,11 +120,11 @@ double GradientBuckets::global_norm() const {
   for (std::size_t b = 0; b < reductions_.size(); ++b) {
     const Bucket& bucket = plan_.buckets()[b];
     const bool everywhere = bucket.parts.empty() && bucket.placement == Placement::replicated;
-    if (bucket.parts.empty() && !everywhere && plan_.group(bucket.placement).rank() > 0) continue;
+    if (bucket.parts.empty() && !everywhere && grid_.holders(bucket.placement).rank() > 0) continue;
     const Tensor counted = own_values(b);
     backend(counted.device()).add_squared_norm(everywhere ? common : own, counted);
   }
-  plan_.group(Placement::replicated).all_reduce(own, ReduceOp::sum).wait();
+  grid_.holders(Placement::replicated).all_reduce(own, ReduceOp::sum).wait();
   return std::sqrt(*own.data<double>() + *common.data<double>());
 }
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
+#include "comm/process_grid.h"
+#include "nn/parameter_store.h"
 #include "optim/buckets.h"
 
 namespace moe {
@@ -18,7 +21,8 @@ class GradientBuckets {
  public:
   /// Keeps references. Gradients are f32 (f64 for an f64 model); `transport` is what a sharded plan
   /// sends them as: that type, or bf16, which is summed in f32.
-  GradientBuckets(ParameterStore& parameters, const BucketPlan& plan, DType transport);
+  GradientBuckets(ParameterStore& parameters, const BucketPlan& plan, const ProcessGrid& grid,
+                  DType transport);
   ~GradientBuckets();
 
   /// Forgets the gradients of the previous step.
@@ -46,6 +50,7 @@ class GradientBuckets {
 
   ParameterStore& parameters_;
   const BucketPlan& plan_;
+  const ProcessGrid& grid_;
   const DType transport_;
   std::array<Tensor, 2> flat_;     // by placement, as ParameterStore::flat()
   std::vector<Tensor> gradients_;  // views of those, by parameter

@@ -5,8 +5,9 @@
 
 namespace moe {
 
-WeightGather::WeightGather(const ParameterStore& parameters, const BucketPlan& plan)
-    : parameters_(parameters), plan_(plan), gathers_(plan.buckets().size()) {}
+WeightGather::WeightGather(const ParameterStore& parameters, const BucketPlan& plan,
+                           const ProcessGrid& grid)
+    : parameters_(parameters), plan_(plan), grid_(grid), gathers_(plan.buckets().size()) {}
 
 void WeightGather::start(std::size_t bucket) {
   const Bucket& b = plan_.buckets()[bucket];
@@ -14,7 +15,7 @@ void WeightGather::start(std::size_t bucket) {
   const Tensor weights = parameters_.flat(b.placement).slice(b.first, b.size);
   const Share own = plan_.own_part(b);
   gathers_[bucket] =
-      plan_.group(b.placement).all_gather(weights, weights.slice(own.first, own.count), b.parts);
+      grid_.holders(b.placement).all_gather(weights, weights.slice(own.first, own.count), b.parts);
 }
 
 void WeightGather::wait_for_first(std::size_t count) {

@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include "comm/process_grid.h"
+#include "nn/parameter_store.h"
 #include "optim/buckets.h"
 
 namespace moe {
@@ -12,7 +14,7 @@ namespace moe {
 class WeightGather {
  public:
   /// Keeps references.
-  WeightGather(const ParameterStore& parameters, const BucketPlan& plan);
+  WeightGather(const ParameterStore& parameters, const BucketPlan& plan, const ProcessGrid& grid);
   WeightGather(const WeightGather&) = delete;
   WeightGather& operator=(const WeightGather&) = delete;
 
@@ -25,6 +27,7 @@ class WeightGather {
  private:
   const ParameterStore& parameters_;
   const BucketPlan& plan_;
+  const ProcessGrid& grid_;
   std::vector<Pending> gathers_;  // by bucket
 };
 

@@ -88,12 +88,13 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
       grid_(grid),
       parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep()) {
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
-  plan_ = std::make_unique<BucketPlan>(parameters_, grid_, options.bucket_bytes, options.zero);
   const DType acc = accumulator(options.dtype);
+  plan_ = std::make_unique<BucketPlan>(parameters_.layout(), grid_.position(), acc,
+                                       options.bucket_bytes, options.zero);
   gradients_ = std::make_unique<GradientBuckets>(
-      parameters_, *plan_, acc == DType::f64 ? acc : options.gradient_transport);
+      parameters_, *plan_, grid_, acc == DType::f64 ? acc : options.gradient_transport);
   optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
-  gather_ = std::make_unique<WeightGather>(parameters_, *plan_);
+  gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
   load_weights(weights);
 }

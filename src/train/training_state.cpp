@@ -18,7 +18,7 @@ std::vector<TensorRows> state_to_save(Engine& engine) {
     const Parameter& p = parameters[s.rows.parameter];
     Share share{0, s.rows.rows};
     if (plan.buckets()[s.rows.bucket].parts.empty()) {
-      const Communicator& copies = plan.group(p.spec.placement);
+      const Communicator& copies = engine.grid().holders(p.spec.placement);
       share = share_of(s.rows.rows, copies.rank(), copies.size());
     }
     const auto add = [&](const char* kind, const Tensor& t) {

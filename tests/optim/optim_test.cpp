@@ -95,8 +95,8 @@ void sums_come_from_exactly_the_group_that_shares_the_parameter(bool sharded) {
     const ModelConfig config = tiny();
     ParameterStore store(config, DType::f64, grid.expert_group().rank(), 2);
     store.load(initial_weights(config, 1));
-    const BucketPlan plan(store, grid, 100, sharded);
-    GradientBuckets buckets(store, plan, DType::f64);
+    const BucketPlan plan(store.layout(), grid.position(), DType::f64, 100, sharded);
+    GradientBuckets buckets(store, plan, grid, DType::f64);
     for (int step = 0; step < 2; ++step) {
       buckets.begin_step();
       give_gradients(store, std::exp2(world.rank()), "norm.weight");  // first micro-batch
@@ -141,8 +141,8 @@ TEST(GradientBuckets, TravelAsBf16AndAreSummedInF32) {
     const ProcessGrid grid(world, 1);
     ParameterStore store(tiny(), DType::f32);
     store.load(initial_weights(tiny(), 1));
-    const BucketPlan plan(store, grid, 100, true);
-    GradientBuckets buckets(store, plan, DType::bf16);
+    const BucketPlan plan(store.layout(), grid.position(), DType::f32, 100, true);
+    GradientBuckets buckets(store, plan, grid, DType::bf16);
     buckets.begin_step();
     buckets.begin_last_micro_batch();
     // 256 and 1.00390625 as bf16: 256 and 1. In bf16 the sum would stay 256.
@@ -163,17 +163,17 @@ TEST(BucketPlan, SharesEveryRowOutExactlyOnceInNearlyEqualParts) {
       std::int64_t total = 0, widest = 0;
       run_ranks(4, [&](Communicator& world) {
         const ProcessGrid grid(world, ep);
-        const ParameterStore store(tiny(), DType::f32, grid.expert_group().rank(), ep);
-        const BucketPlan plan(store, grid, bytes, true);
+        const ParameterLayout layout(tiny(), grid.expert_group().rank(), ep);
+        const BucketPlan plan(layout, grid.position(), DType::f32, bytes, true);
         const std::lock_guard lock(mutex);
         for (const OwnedRows& o : plan.owned()) {
-          const Parameter& p = store.all()[o.parameter];
+          const HeldParameter& p = layout.all()[o.parameter];
           auto& rows = owners[p.name()];
           rows.resize(std::size_t(p.spec.shape[0]), 0);
           for (std::int64_t r = 0; r < o.rows; ++r) ++rows[std::size_t(p.first_row + o.first + r)];
-          elements[std::size_t(world.rank())] += o.rows * p.variable.value.cols();
+          elements[std::size_t(world.rank())] += o.rows * p.cols();
         }
-        for (const Parameter& p : store.all()) widest = std::max(widest, p.variable.value.cols());
+        for (const HeldParameter& p : layout.all()) widest = std::max(widest, p.cols());
       });
       for (const ParameterSpec& spec : model_parameters(tiny())) {
         EXPECT_EQ(owners[spec.name], std::vector<int>(std::size_t(spec.shape[0]), 1)) << spec.name;
@@ -194,12 +194,12 @@ TEST(WeightGather, BringsEveryOwnersRowsToAllInTheOrderOfTheForwardPass) {
     const ProcessGrid grid(world, 2);
     ParameterStore store(tiny(), DType::f32, grid.expert_group().rank(), 2);
     for (Parameter& p : store.all()) backend(Device::cpu).fill(p.variable.value, 0);
-    const BucketPlan plan(store, grid, 100, true);
+    const BucketPlan plan(store.layout(), grid.position(), DType::f32, 100, true);
     for (const OwnedRows& o : plan.owned()) {
       Tensor rows = store.all()[o.parameter].variable.value.slice(o.first, o.rows);
       backend(Device::cpu).fill(rows, double(o.parameter) + 1);
     }
-    WeightGather gather(store, plan);
+    WeightGather gather(store, plan, grid);
     for (std::size_t b = plan.buckets().size(); b-- > 0;) gather.start(b);
     for (std::size_t i = 0; i < store.all().size(); ++i) {
       gather.wait_for_first(i + 1);
@@ -219,10 +219,10 @@ TEST(AdamW, DecaysWeightsButNotNormsAndKeepsF32MastersOfBf16Weights) {
   store.load(rows);
   TrainConfig::Optimizer options;
   options.weight_decay = 0.5;
-  const BucketPlan plan(store, grid, 1 << 20, false);
+  const BucketPlan plan(store.layout(), grid.position(), DType::f32, 1 << 20, false);
   AdamW optimizer(store, plan, options);
   optimizer.load_masters(rows);
-  GradientBuckets buckets(store, plan, DType::f32);
+  GradientBuckets buckets(store, plan, grid, DType::f32);
   buckets.begin_step();
   buckets.begin_last_micro_batch();
   buckets.finish();  // no gradient at all: only decay acts
