@@ -29,11 +29,8 @@ void require_grid(int world, int ep);
 /// once); the copies of one expert sit in a data group.
 class ProcessGrid {
  public:
-  /// Throws InputError when ep does not divide the world's size. Collective. Keeps a reference to
-  /// `world`.
-  ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {});
   /// As require_grid(). Collective. Keeps a reference to `world`.
-  ProcessGrid(Communicator& world, int ep);
+  ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {});
 
   Communicator& world() const { return world_; }
   Communicator& expert_group() const { return *expert_; }
