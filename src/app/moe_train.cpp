@@ -14,6 +14,7 @@ namespace {
 struct Options {
   std::string config, resume = "none", init_from;
   std::vector<std::string> set, inject;
+  bool selfcheck = false;
 };
 
 int run(const Options& o, MpiWorld& mpi) {
@@ -25,6 +26,7 @@ int run(const Options& o, MpiWorld& mpi) {
   for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
   start.threads = set_threads(config.run.threads, mpi.local_ranks());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
+  start.selfcheck = o.selfcheck;
   start.stop_requested = stop_signal_came;
   listen_for_stop_signals();
   return Trainer(config, start, mpi.world()).run() == RunEnd::complete ? kExitOk : kExitRequeue;
@@ -57,6 +59,9 @@ int main(int argc, char** argv) {
                    "Take weights alone from a model folder or checkpoint (model.init_from)");
     app.add_option("--inject", o->inject,
                    "Drill: suffer a fault, as KIND:key=value,... (repeatable; docs/drills.md)");
+    app.add_flag("--selfcheck", o->selfcheck,
+                 "First compute a small batch on the grid and in one process, compare every "
+                 "gradient, and refuse to train where they differ");
     return [o, &argc, &argv] {
       return moe::run_under_mpi("moe-train", argc, argv,
                                 [&](moe::MpiWorld& mpi) { return moe::run(*o, mpi); });

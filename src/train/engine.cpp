@@ -93,7 +93,8 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
                                        options.bucket_bytes, options.zero);
   gradients_ = std::make_unique<GradientBuckets>(
       parameters_, *plan_, grid_, acc == DType::f64 ? acc : options.gradient_transport);
-  optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
+  if (!options.gradients_only)
+    optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
   gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
   load_weights(weights);
@@ -101,7 +102,7 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
 
 void Engine::load_weights(const ParameterRows& rows) {
   parameters().load(rows);
-  optimizer_->load_masters(rows);
+  if (optimizer_) optimizer_->load_masters(rows);
 }
 
 ParameterStore& Engine::parameters() {
@@ -186,6 +187,7 @@ StepResult Engine::train_step(const Batch& batch, const GlobalCounts& counts, st
 }
 
 void Engine::update(StepResult& result, double learning_rate) {
+  MOE_CHECK(optimizer_ != nullptr, "an engine of gradients only has no update");
   set_phase("optimizer");
   Timer timer(result.seconds["optimizer"]);
   result.clip = clip_factor(result.grad_norm, options_.optimizer.clip_norm);

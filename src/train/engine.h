@@ -50,6 +50,7 @@ struct EngineOptions {
   bool zero = false;  // each rank keeps its share of the optimiser's state alone
   DType gradient_transport = DType::f32;  // or bf16, with zero; f64 models send f64
   bool recompute_blocks = false;
+  bool gradients_only = false;  // no optimiser: update() is not for this engine
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
   RouterLosses router;

@@ -17,6 +17,7 @@
 #include "train/machine.h"
 #include "train/model_source.h"
 #include "train/rollback.h"
+#include "train/selfcheck.h"
 #include "train/step_metrics.h"
 #include "train/training_state.h"
 
@@ -100,6 +101,14 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   MOE_REQUIRE(config_.data.sequence_length <= model.max_positions, "data.sequence_length is ",
               config_.data.sequence_length, ", beyond the model's ", model.max_positions,
               " positions");
+  if (start_.selfcheck) {
+    const SelfcheckResult r =
+        selfcheck(model, engine_options(config_), grid_, weights, config_.data.sequence_length);
+    log_info(
+        "selfcheck: {} values and tensors of {} sequences of {} agree with one process; "
+        "largest relative difference {:.2g} ({})",
+        r.tensors, r.sequences, r.length, r.worst, r.worst_tensor);
+  }
   engine_ = std::make_unique<Engine>(model, engine_options(config_), grid_, weights);
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);

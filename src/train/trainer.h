@@ -30,6 +30,7 @@ struct StartOptions {
   /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.
   std::function<bool()> stop_requested = [] { return false; };
   std::vector<Fault> faults;  // to suffer, as drills
+  bool selfcheck = false;     // before anything is trained, see selfcheck.h
 };
 
 /// How a run ended.
