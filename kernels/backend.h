@@ -76,10 +76,12 @@ class Backend {
   virtual void cast(Tensor& y, const Tensor& x) = 0;
   /// y = a + b
   virtual void add(Tensor& y, const Tensor& a, const Tensor& b) = 0;
-  /// y += x; y and x may differ in type.
+  /// y += x; y and x may differ in type, or both be i64.
   virtual void add_into(Tensor& y, const Tensor& x) = 0;
   /// x *= factor
   virtual void scale(Tensor& x, double factor) = 0;
+  /// x *= factor[0], a number that stays on the device. factor: acc[1].
+  virtual void scale_by(Tensor& x, const Tensor& factor) = 0;
   /// y = a + b * c
   virtual void multiply_add(Tensor& y, const Tensor& a, const Tensor& b, const Tensor& c) = 0;
   /// y = a * b
@@ -98,8 +100,8 @@ class Backend {
   /// dgate, dup and y may be any of dy, gate and up (each element is read before it is written).
   virtual void swiglu_backward(Tensor& dgate, Tensor& dup, Tensor& y, const Tensor& dy,
                                const Tensor& gate, const Tensor& up) = 0;
-  /// Standard normal numbers: x's rows in streams.size() equal consecutive parts, element i of part s
-  /// is streams[s].normal(i). x: acc.
+  /// Standard normal numbers: x's rows in streams.size() equal consecutive parts, element i of part
+  /// s is streams[s].normal(i). x: acc.
   virtual void normal(Tensor& x, std::span<const Philox> streams) = 0;
   /// out[0] += sum(x^2); out is f64[1] on the CPU.
   virtual void add_squared_norm(Tensor& out, const Tensor& x) = 0;
@@ -168,6 +170,15 @@ class Backend {
   /// acc[tokens, m]; indices: i32[tokens, m]. Where valid (u8[tokens], may be undefined = all
   /// valid) is 0, indices are -1 and values 0.
   virtual void topk(Tensor& values, Tensor& indices, const Tensor& scores, const Tensor& valid) = 0;
+  /// y[i,:] = the first columns of x[i,:], as many as y has. i32.
+  virtual void leading_columns(Tensor& y, const Tensor& x) = 0;
+  /// Each expert keeps the capacities[s] heaviest of the pairs that segment s sends it: kept[t,j] =
+  /// indices[t,j], or -1 where that is -1 or at least capacities[s] pairs of t's segment s with the
+  /// same expert come before (t, j), in the order of descending weight, then of ascending t (NaN
+  /// comes first). kept, indices: i32[tokens, k]; weights: acc[tokens, k]; capacities:
+  /// i64[segments], of tokens / segments consecutive tokens each.
+  virtual void drop_over_capacity(Tensor& kept, const Tensor& indices, const Tensor& weights,
+                                  const Tensor& capacities) = 0;
   /// p = softmax of each row. NaN-free for any finite logits.
   virtual void softmax_forward(Tensor& p, const Tensor& logits) = 0;
   /// dlogits = p * (dp - sum(dp * p))

@@ -15,6 +15,7 @@ class CpuBackend final : public Backend {
   void add(Tensor& y, const Tensor& a, const Tensor& b) override;
   void add_into(Tensor& y, const Tensor& x) override;
   void scale(Tensor& x, double factor) override;
+  void scale_by(Tensor& x, const Tensor& factor) override;
   void multiply_add(Tensor& y, const Tensor& a, const Tensor& b, const Tensor& c) override;
   void multiply(Tensor& y, const Tensor& a, const Tensor& b) override;
   void tanh_forward(Tensor& y, const Tensor& x) override;
@@ -59,6 +60,9 @@ class CpuBackend final : public Backend {
 
   // routing
   void topk(Tensor& values, Tensor& indices, const Tensor& scores, const Tensor& valid) override;
+  void leading_columns(Tensor& y, const Tensor& x) override;
+  void drop_over_capacity(Tensor& kept, const Tensor& indices, const Tensor& weights,
+                          const Tensor& capacities) override;
   void softmax_forward(Tensor& p, const Tensor& logits) override;
   void softmax_backward(Tensor& dlogits, const Tensor& dp, const Tensor& p) override;
   void router_weights_forward(Tensor& weights, const Tensor& logits, const Tensor& indices,

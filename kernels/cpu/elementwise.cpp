@@ -33,6 +33,11 @@ void CpuBackend::add(Tensor& y, const Tensor& a, const Tensor& b) {
 }
 
 void CpuBackend::add_into(Tensor& y, const Tensor& x) {
+  if (x.dtype() == DType::i64) {
+    const std::int64_t* px = x.data<std::int64_t>();
+    std::int64_t* py = y.data<std::int64_t>();
+    return each_parallel(y.size(), [=](std::int64_t i) { py[i] += px[i]; });
+  }
   for_float(x.dtype(), [&]<class T>(T) {
     for_float(y.dtype(), [&]<class U>(U) {
       const T* px = x.data<T>();
@@ -50,6 +55,13 @@ void CpuBackend::scale(Tensor& x, double factor) {
     T* px = x.data<T>();
     const auto f = static_cast<Acc<T>>(factor);
     each_parallel(x.size(), [=](std::int64_t i) { px[i] = T(px[i] * f); });
+  });
+}
+
+void CpuBackend::scale_by(Tensor& x, const Tensor& factor) {
+  for_accumulator(factor.dtype(), [&]<class A>(A) {
+    const A by = *factor.data<A>();
+    if (by != 1) scale(x, double(by));
   });
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -63,6 +64,48 @@ void CpuBackend::topk(Tensor& values, Tensor& indices, const Tensor& scores, con
           std::fill_n(index + t * m, m, -1);
         } else {
           select_largest(v + t * m, index + t * m, m, x + t * experts, experts);
+        }
+      }
+    });
+  });
+}
+
+void CpuBackend::leading_columns(Tensor& y, const Tensor& x) {
+  const std::int64_t n = y.cols(), stride = x.cols();
+  std::int32_t* out = y.data<std::int32_t>();
+  const std::int32_t* in = x.data<std::int32_t>();
+  parallel_for(y.rows(), row_grain(n), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) std::copy_n(in + i * stride, n, out + i * n);
+  });
+}
+
+void CpuBackend::drop_over_capacity(Tensor& kept, const Tensor& indices, const Tensor& weights,
+                                    const Tensor& capacities) {
+  const std::int64_t segments = capacities.size();
+  const std::int64_t length = segments == 0 ? 0 : indices.size() / segments;
+  for_accumulator(weights.dtype(), [&]<class A>(A) {
+    std::int32_t* out = kept.data<std::int32_t>();
+    const std::int32_t* index = indices.data<std::int32_t>();
+    const A* w = weights.data<A>();
+    const std::int64_t* capacity = capacities.data<std::int64_t>();
+    parallel_for(segments, row_grain(length), [=](std::int64_t begin, std::int64_t end) {
+      std::vector<std::int64_t> order;  // the segment's pairs by expert, heaviest first
+      for (std::int64_t s = begin; s < end; ++s) {
+        order.clear();
+        for (std::int64_t i = s * length; i < (s + 1) * length; ++i) {
+          out[i] = -1;
+          if (index[i] >= 0) order.push_back(i);
+        }
+        std::sort(order.begin(), order.end(), [=](std::int64_t a, std::int64_t b) {
+          if (index[a] != index[b]) return index[a] < index[b];
+          if (above(w[a], w[b]) || above(w[b], w[a])) return above(w[a], w[b]);
+          return a < b;
+        });
+        std::int64_t taken = 0;
+        for (std::size_t i = 0; i < order.size(); ++i) {
+          const std::int64_t pair = order[i];
+          taken = i > 0 && index[order[i - 1]] == index[pair] ? taken + 1 : 0;
+          if (taken < capacity[s]) out[pair] = index[pair];
         }
       }
     });

@@ -2,6 +2,7 @@
 #include "config/train_config.h"
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -164,17 +165,23 @@ ConfigSection keys_of_schedule(TrainConfig::Schedule& c) {
   }};
 }
 
-ConfigSection keys_of_router(RouterLosses& c) {
+ConfigSection keys_of_router(RouterOptions& c) {
   using Scope = BalanceScope;
   return {{
       {"cv_squared", &c.cv_squared, "weight of the squared variation of importance and load (v1)"},
       {"switch", &c.switch_top_k, "weight of the Switch loss: experts times the sum of f P"},
       {"z", &c.z, "weight of the router z-loss"},
       {"scope",
-       config_choice(c.scope,
-                     {{"sequence", Scope::sequence}, {"step", Scope::step}, {"rank", Scope::rank}}),
+       config_choice(c.scope, {{"sequence", Scope::sequence},
+                               {"step", Scope::step},
+                               {"global_batch", Scope::global_batch},
+                               {"rank", Scope::rank}}),
        "tokens that the balance losses look at together; rank is v1's way"},
       {"v1_load_formula", &c.v1_load_formula, "v1's load, which compares the noise alone"},
+      {"noise_anneal_steps", &c.noise_anneal_steps,
+       "steps in which gate noise falls in a straight line to none; 0: it stays"},
+      {"capacity_factor", &c.capacity_factor,
+       "pairs that an expert takes from a sequence, over the mean, the lightest dropped; 0: all"},
   }};
 }
 
@@ -281,6 +288,15 @@ void TrainConfig::validate() const {
   at_least("router.cv_squared", router.cv_squared, 0);
   at_least("router.switch", router.switch_top_k, 0);
   at_least("router.z", router.z, 0);
+  MOE_REQUIRE(
+      router.scope != BalanceScope::global_batch || router.cv_squared == 0,
+      "router.scope global_batch is for router.switch: CV^2 of the previous step's counts "
+      "would teach the router nothing; set router.cv_squared to 0, or choose scope sequence "
+      "or step");
+  at_least("router.noise_anneal_steps", router.noise_anneal_steps, 0);
+  MOE_REQUIRE(std::isfinite(router.capacity_factor), "router.capacity_factor must be finite, is ",
+              router.capacity_factor);
+  at_least("router.capacity_factor", router.capacity_factor, 0);
   if (model.init_from.empty()) (void)model_from(*this);
 }
 

@@ -10,7 +10,7 @@
 
 #include "config/exchange_options.h"
 #include "config/model_config.h"
-#include "config/router_losses.h"
+#include "config/router_options.h"
 #include "config/yaml_reader.h"
 #include "core/dtype.h"
 
@@ -102,7 +102,7 @@ struct TrainConfig {
     std::int64_t decay_steps = 0;
   } schedule;
 
-  RouterLosses router;
+  RouterOptions router;
 
   /// Throws InputError naming the first key that cannot be. Whether batch.global and the experts
   /// divide among the ranks is for the trainer, which knows them.

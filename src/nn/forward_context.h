@@ -5,17 +5,26 @@
 #include <span>
 #include <vector>
 
-#include "config/router_losses.h"
+#include "config/router_options.h"
 #include "core/tensor.h"
 
 namespace moe {
 
-/// What one layer's router did with the tokens of this rank.
+/// What the routers did with the tokens of this rank, added up on the model's device: nothing waits
+/// for it until somebody reads it.
 struct RouterStatistics {
-  std::vector<std::int64_t> tokens_per_expert;  // [E], (token, slot) pairs
-  /// Each loss's share of this rank, coefficient included: summed over ranks and micro-batches it
-  /// is the global batch's.
-  double cv_squared = 0, switch_top_k = 0, z = 0;
+  RouterStatistics(std::int64_t layers, std::int64_t experts, Device device = Device::cpu)
+      : chosen(Tensor::zeros({layers, experts}, DType::i64, device)),
+        placed(Tensor::zeros({layers, experts}, DType::i64, device)),
+        probabilities(Tensor::zeros({layers, experts}, DType::f64, device)),
+        losses(Tensor::zeros({layers, 3}, DType::f64, device)) {}
+
+  Tensor chosen;         // i64[layers, E]: (token, slot) pairs that chose each expert
+  Tensor placed;         // i64[layers, E]: those of them that capacity did not drop
+  Tensor probabilities;  // f64[layers, E]: sums over tokens of the softmax over all experts
+  /// f64[layers, 3]: this rank's share of cv_squared, switch and z, coefficients included: summed
+  /// over ranks and micro-batches they are the global batch's.
+  Tensor losses;
 };
 
 /// A drill: in every layer, an even share of the tokens of each sequence has this expert as its
@@ -26,24 +35,28 @@ struct HotExpert {
 };
 
 /// What a forward pass knows besides weights and tokens. A default context evaluates: no noise, no
-/// router losses.
+/// router losses, no capacity.
 struct ForwardContext {
-  std::int64_t sequences = 0, length = 0;  // tokens = sequences * length
-  std::int64_t first_position = 0;         // of each sequence, when its earlier keys are cached
-  Tensor valid;                            // u8[tokens], 0: padding; undefined: no padding
+  std::int64_t sequences = 0, length = 0;     // tokens = sequences * length
+  std::int64_t first_position = 0;            // of each sequence, when its earlier keys are cached
+  Tensor valid;                               // u8[tokens], 0: padding; undefined: no padding
+  std::vector<std::int64_t> sequence_tokens;  // [sequences]: those that are not padding
 
   bool training = false;
   std::uint64_t seed = 0;
   std::int64_t step = 0;
   std::span<const std::int64_t> sequence_ids = {};  // [sequences], global: the key of gate noise
 
-  RouterLosses router_losses = {};
+  RouterOptions router = {};
   double inverse_routed = 0;  // 1 / tokens of the global batch that are not padding
+  /// i64[layers, E]: RouterStatistics::chosen of the whole previous step, for
+  /// BalanceScope::global_batch.
+  Tensor previous_counts;
 
   HotExpert hot_expert = {};
 
-  /// When set, layer l adds to (*statistics)[l].
-  std::vector<RouterStatistics>* statistics = nullptr;
+  /// When set, every router adds to its layer's rows.
+  RouterStatistics* statistics = nullptr;
 
   std::int64_t tokens() const { return sequences * length; }
 };

@@ -3,7 +3,6 @@
 
 #include <numeric>
 
-#include "autograd/recompute.h"
 #include "comm/watchdog.h"
 #include "ops/elementwise.h"
 #include "ops/experts.h"
@@ -54,12 +53,7 @@ FfnOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) co
   const auto layer = std::int32_t(layer_);
   set_phase("route", layer);
   const RouterOutput routed = router_.forward(x, context);
-  const ops::Permutation sorted = ops::sort_by_expert(routed.routing.indices, experts_, order_);
-  if (context.statistics != nullptr && !recomputing()) {
-    Counts& total = (*context.statistics)[std::size_t(layer_)].tokens_per_expert;
-    total.resize(std::size_t(experts_));
-    for (std::size_t e = 0; e < total.size(); ++e) total[e] += sorted.counts[e];
-  }
+  const ops::Permutation sorted = ops::sort_by_expert(routed.indices, experts_, order_);
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
   Variable y = ops::combine(rows, routed.weights, sorted, scale_);
   if (shared_) y = ops::add(y, shared_->forward(x));

@@ -5,45 +5,13 @@
 #include "core/rng.h"
 #include "nn/hot_expert.h"
 #include "ops/elementwise.h"
-#include "ops/exchange.h"
 #include "ops/linear.h"
-#include "ops/scalar.h"
 
 namespace moe {
 namespace {
 
 std::string layer_name(std::int64_t layer, const char* rest) {
   return str("layers.", layer, ".router.", rest);
-}
-
-/// How many of each segment's tokens are not padding.
-std::vector<double> valid_tokens(const ForwardContext& context, std::int64_t segments) {
-  const std::int64_t n = context.tokens() / segments;
-  std::vector<double> counts;
-  counts.assign(std::size_t(segments), double(n));
-  if (!context.valid.defined()) return counts;
-  const Tensor valid = context.valid.to(Device::cpu);
-  for (std::int64_t s = 0; s < segments; ++s) {
-    std::int64_t count = 0;
-    for (std::int64_t t = s * n; t < (s + 1) * n; ++t) count += valid.data<std::uint8_t>()[t] != 0;
-    counts[std::size_t(s)] = double(count);
-  }
-  return counts;
-}
-
-Tensor on_device(const std::vector<double>& values, DType type, Device device) {
-  Tensor host = Tensor::of<double>({std::int64_t(values.size())}, values), t = host;
-  if (type != DType::f64) {
-    t = Tensor::empty(host.shape(), type);
-    backend(Device::cpu).cast(t, host);
-  }
-  return t.to(device);
-}
-
-Variable sum_of(const std::vector<Variable>& terms) {
-  Variable total = terms.front();
-  for (std::size_t i = 1; i < terms.size(); ++i) total = ops::add(total, terms[i]);
-  return total;
 }
 
 }  // namespace
@@ -61,20 +29,20 @@ Router::Router(const ModelConfig& config, const ParameterStore& parameters, std:
   if (moe_.gate_noise) noise_ = parameters[layer_name(layer, "noise.weight")];
 }
 
-Router::Logits Router::logits(const Variable& x, const ForwardContext& context) const {
+RouterScores Router::scores(const Variable& x, const ForwardContext& context) const {
   const DType acc = accumulator(x.value.dtype());
-  Logits l;
+  RouterScores l;
   if (moe_.gate == GateKind::linear) {
     l.clean = ops::linear(x, linear_, acc);
     if (moe_.gate_bias) l.clean = ops::add_row(l.clean, bias_);
   } else {
     l.clean = ops::linear(ops::tanh(ops::linear(x, hidden_, acc)), output_, acc);
   }
-  if (!context.training || !moe_.gate_noise) {
-    l.noisy = l.clean;
-    return l;
-  }
-  l.sigma = ops::softplus(ops::linear(x, noise_, acc), moe_.noise_epsilon);
+  l.noisy = l.clean;
+  const double noise_factor = context.router.noise_factor(context.step);
+  if (!context.training || !moe_.gate_noise || noise_factor == 0) return l;
+  l.sigma =
+      ops::scale(ops::softplus(ops::linear(x, noise_, acc), moe_.noise_epsilon), noise_factor);
   std::vector<Philox> streams;
   for (const std::int64_t id : context.sequence_ids)
     streams.emplace_back(
@@ -92,82 +60,63 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   MOE_CHECK(x.value.rows() == context.tokens(), "router: ", x.value.rows(), " rows for ",
             context.tokens(), " tokens");
   MOE_CHECK(!context.training || context.tokens() > 0, "training needs tokens on every rank");
-  const Logits l = logits(x, context);
+  RouterScores s = scores(x, context);
+  if (context.training || context.statistics != nullptr) {
+    // Only the Switch loss learns through them.
+    const bool learns = context.training && context.router.switch_top_k > 0;
+    s.probabilities = ops::softmax(learns ? s.noisy : Variable::constant(s.noisy.value));
+  }
+  const ops::Routing routing =
+      ops::choose_experts(with_hot_expert(s.noisy.value, context), moe_.top_k, context.valid);
   RouterOutput out;
-  out.routing =
-      ops::choose_experts(with_hot_expert(l.noisy.value, context), moe_.top_k, context.valid);
   out.weights = ops::router_weights(
-      l.noisy, out.routing.indices,
+      s.noisy, routing.indices,
       moe_.softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);
-  if (context.training) out.loss = losses(l, out, context);
+  out.indices = within_capacity(routing.indices, out.weights.value, context);
+  RouterLosses losses;
+  if (context.training) {
+    const bool smooth_load = s.sigma.value.defined() && moe_.top_k < moe_.experts;
+    losses = router_losses(s, routing, out.weights, smooth_load, context, layer_, world_);
+    out.loss = losses.total();
+  }
+  if (context.statistics != nullptr && !recomputing())
+    count(routing.indices, out.indices, s.probabilities.value, losses, context);
   return out;
 }
 
-Variable Router::losses(const Logits& l, const RouterOutput& out,
-                        const ForwardContext& context) const {
-  const RouterLosses& want = context.router_losses;
-  const Tensor& scores = l.noisy.value;
-  const DType acc = scores.dtype();
-  const Device device = scores.device();
-  const bool whole_step = want.scope == BalanceScope::step;
-  const std::int64_t segments = want.scope == BalanceScope::sequence ? context.sequences : 1;
-  const auto statistics = [&](const Variable& per_token) {
-    Variable sums = ops::segment_sum(per_token, segments, context.valid);
-    return whole_step ? ops::all_reduce_sum(sums, world_) : sums;
+void Router::count(const Tensor& chosen, const Tensor& placed, const Tensor& probabilities,
+                   const RouterLosses& losses, const ForwardContext& context) const {
+  const RouterStatistics& s = *context.statistics;
+  Backend& device = backend(chosen.device());
+  Tensor pairs = Tensor::empty({1, moe_.experts}, DType::i64, chosen.device());
+  const auto add = [&](const Tensor& totals, const Tensor& x) {
+    Tensor row = totals.slice(layer_, 1);
+    device.add_into(row, x);
   };
-  // Weight of a segment: its share of the global batch's tokens. Statistics of the whole step stand
-  // on every rank, so each rank counts 1/W of their loss.
-  std::vector<double> counted = valid_tokens(context, segments);
-  if (whole_step) {
-    Tensor n = Tensor::of<double>({1}, counted);
-    world_.all_reduce(n, ReduceOp::sum).wait();
-    counted[0] = *n.data<double>() / world_.size();
+  device.count_experts(pairs, chosen);
+  add(s.chosen, pairs);
+  device.count_experts(pairs, placed);
+  add(s.placed, pairs);
+  Tensor sums = Tensor::empty({1, moe_.experts}, probabilities.dtype(), probabilities.device());
+  device.segment_sum(sums, probabilities, context.valid);
+  add(s.probabilities, sums);
+  const Tensor of_layer = s.losses.slice(layer_, 1).view({3});
+  const Variable* terms[] = {&losses.cv_squared, &losses.switch_top_k, &losses.z};
+  for (std::int64_t i = 0; i < 3; ++i) {
+    Tensor total = of_layer.slice(i, 1);
+    if (terms[i]->value.defined()) device.add_into(total, terms[i]->value);
   }
-  const auto segment_weights = [&](double coefficient) {
-    std::vector<double> w = counted;
-    for (double& v : w) v *= coefficient * context.inverse_routed;
-    return on_device(w, acc, device);
-  };
+}
 
-  std::vector<Variable> terms;
-  RouterStatistics value;
-  const auto add_term = [&](Variable loss, double& slot) {
-    slot += ops::scalar_value(loss.value);
-    terms.push_back(std::move(loss));
-  };
-  if (want.cv_squared > 0) {
-    const Tensor weights = segment_weights(want.cv_squared);
-    const Variable importance =
-        ops::scatter_columns(out.weights, out.routing.indices, moe_.experts);
-    add_term(ops::cv_squared(statistics(importance), weights), value.cv_squared);
-    Variable load;
-    if (l.sigma.value.defined() && moe_.top_k < moe_.experts) {
-      load = ops::noisy_load(l.clean, l.noisy, l.sigma, out.routing, want.v1_load_formula);
-    } else {  // without noise the load is a count and has no gradient
-      Tensor ones = empty_like(out.weights.value);
-      backend(device).fill(ones, 1);
-      load = ops::scatter_columns(Variable::constant(ones), out.routing.indices, moe_.experts);
-    }
-    add_term(ops::cv_squared(statistics(load), weights), value.cv_squared);
-  }
-  if (want.switch_top_k > 0) {
-    Tensor counts = Tensor::empty({segments, moe_.experts}, DType::i64, device);
-    backend(device).count_experts(counts, out.routing.indices);
-    if (whole_step) world_.all_reduce(counts, ReduceOp::sum).wait();
-    add_term(ops::switch_loss(statistics(ops::softmax(l.noisy)), counts,
-                              segment_weights(want.switch_top_k)),
-             value.switch_top_k);
-  }
-  if (want.z > 0)
-    add_term(ops::z_loss(l.clean, context.valid, want.z * context.inverse_routed), value.z);
-
-  if (context.statistics != nullptr && !recomputing()) {
-    RouterStatistics& s = (*context.statistics)[std::size_t(layer_)];
-    s.cv_squared += value.cv_squared;
-    s.switch_top_k += value.switch_top_k;
-    s.z += value.z;
-  }
-  return terms.empty() ? Variable{} : sum_of(terms);
+Tensor Router::within_capacity(const Tensor& chosen, const Tensor& weights,
+                               const ForwardContext& context) const {
+  if (!context.training || context.router.capacity_factor == 0) return chosen;
+  std::vector<std::int64_t> capacities;
+  for (const std::int64_t tokens : context.sequence_tokens)
+    capacities.push_back(context.router.capacity(tokens, moe_.top_k, moe_.experts));
+  return ops::drop_over_capacity(
+      chosen, weights,
+      Tensor::of<std::int64_t>({context.sequences}, capacities).to(chosen.device()));
 }
 
 }  // namespace moe

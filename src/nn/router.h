@@ -5,20 +5,20 @@
 #include "config/model_config.h"
 #include "nn/forward_context.h"
 #include "nn/parameter_store.h"
-#include "ops/routing.h"
+#include "nn/router_losses.h"
 
 namespace moe {
 
 /// Where the tokens of a layer go, and how balanced that is.
 struct RouterOutput {
-  ops::Routing routing;
+  Tensor indices;    // i32[tokens, k]: the experts; -1: padding, or dropped over capacity
   Variable weights;  // acc[tokens, k], without the score scale
   Variable loss;     // acc[1], all router losses of the layer; undefined value: none
 };
 
 /// The gate of one layer: logits in at least f32 from a linear map or LLaMA-MoE v1's tanh MLP,
-/// noise while training (Shazeer et al. 2017), top-k, weights and balance losses
-/// (docs/numerics.md).
+/// noise while training (Shazeer et al. 2017), top-k, weights, capacity and balance losses
+/// (docs/numerics.md). Nothing here waits for the device.
 class Router {
  public:
   /// `world` carries the statistics of BalanceScope::step.
@@ -29,12 +29,11 @@ class Router {
   RouterOutput forward(const Variable& x, const ForwardContext& context) const;
 
  private:
-  struct Logits {
-    Variable clean, noisy, sigma;  // noisy is clean without noise; sigma then has no value
-  };
-  Logits logits(const Variable& x, const ForwardContext& context) const;
-  Variable losses(const Logits& logits, const RouterOutput& output,
-                  const ForwardContext& context) const;
+  RouterScores scores(const Variable& x, const ForwardContext& context) const;
+  Tensor within_capacity(const Tensor& chosen, const Tensor& weights,
+                         const ForwardContext& context) const;
+  void count(const Tensor& chosen, const Tensor& placed, const Tensor& probabilities,
+             const RouterLosses& losses, const ForwardContext& context) const;
 
   const MoeConfig& moe_;
   std::int64_t layer_;

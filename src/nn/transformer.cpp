@@ -14,17 +14,20 @@
 namespace moe {
 namespace {
 
-/// Padding marks for the router, where the batch has any.
-Tensor valid_marks(const Tensor& tokens) {
+/// Tells the context which tokens are padding, if any.
+void mark_padding(ForwardContext& context, const Tensor& tokens) {
   const Tensor host = tokens.to(Device::cpu);
   const auto* id = host.data<std::int32_t>();
   Tensor valid = Tensor::empty({host.size()}, DType::u8);
-  bool padded = false;
+  context.sequence_tokens.assign(std::size_t(context.sequences), 0);
   for (std::int64_t t = 0; t < host.size(); ++t) {
     valid.data<std::uint8_t>()[t] = id[t] >= 0;
-    padded = padded || id[t] < 0;
+    context.sequence_tokens[std::size_t(t / context.length)] += id[t] >= 0;
   }
-  return padded ? valid.to(tokens.device()) : Tensor();
+  const auto& real = context.sequence_tokens;
+  const bool padded =
+      std::any_of(real.begin(), real.end(), [&](std::int64_t n) { return n < context.length; });
+  context.valid = padded ? valid.to(tokens.device()) : Tensor();
 }
 
 }  // namespace
@@ -91,9 +94,8 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
                                         std::vector<KvCache>* caches, bool recompute_blocks) const {
   context.sequences = tokens.rows();
   context.length = tokens.cols();
-  if (!context.valid.defined()) context.valid = valid_marks(tokens);
+  mark_padding(context, tokens);
   MOE_CHECK(caches == nullptr || caches->size() == layers_.size(), "one cache per layer");
-  if (context.statistics != nullptr) context.statistics->resize(layers_.size());
   tables(context.first_position + context.length);
 
   need(1);

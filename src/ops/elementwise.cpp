@@ -48,6 +48,18 @@ Variable multiply_add(const Variable& a, const Variable& b, const Tensor& c) {
   });
 }
 
+Variable scale(const Variable& x, double factor) {
+  if (factor == 1) return x;
+  Tensor y = x.value.clone();
+  Backend& device = backend(y.device());
+  device.scale(y, factor);
+  return record("scale", {x}, y, [&device, factor](std::span<const Tensor> dy) {
+    Tensor dx = dy[0].clone();
+    device.scale(dx, factor);
+    return std::vector<Tensor>{dx};
+  });
+}
+
 Variable tanh(const Variable& x) {
   Tensor y = empty_like(x.value);
   Backend& device = backend(y.device());

@@ -11,6 +11,8 @@ Variable add(const Variable& a, const Variable& b);
 Variable add_row(const Variable& x, const Variable& row);
 /// a + b * c; c is a constant.
 Variable multiply_add(const Variable& a, const Variable& b, const Tensor& c);
+/// factor * x
+Variable scale(const Variable& x, double factor);
 Variable tanh(const Variable& x);
 /// log(1 + exp(x)) + offset
 Variable softplus(const Variable& x, double offset);

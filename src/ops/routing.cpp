@@ -32,18 +32,22 @@ Routing choose_experts(const Tensor& scores, std::int64_t k, const Tensor& valid
     return indices;
   });
   if (!chosen_now) device.gather_columns(r.top_values, scores, r.top_indices);
-  if (m == k) {
-    r.indices = r.top_indices;
-  } else {
-    r.indices = decide_once([&] {
-      Tensor indices = Tensor::empty({tokens, k}, DType::i32);
-      const Tensor top = r.top_indices.to(Device::cpu);
-      for (std::int64_t t = 0; t < tokens; ++t)
-        std::copy_n(top.data<std::int32_t>() + t * m, k, indices.data<std::int32_t>() + t * k);
-      return scores.device() == Device::cpu ? indices : indices.to(scores.device());
-    });
+  r.indices = r.top_indices;
+  if (m != k) {
+    r.indices = Tensor::empty({tokens, k}, DType::i32, scores.device());
+    device.leading_columns(r.indices, r.top_indices);
   }
   return r;
+}
+
+Tensor drop_over_capacity(const Tensor& indices, const Tensor& weights, const Tensor& capacities) {
+  MOE_CHECK(weights.shape() == indices.shape() && capacities.size() > 0 &&
+            indices.rows() % capacities.size() == 0);
+  return decide_once([&] {
+    Tensor kept = empty_like(indices);
+    backend(indices.device()).drop_over_capacity(kept, indices, weights, capacities);
+    return kept;
+  });
 }
 
 Variable router_weights(const Variable& logits, const Tensor& indices, RouterWeights form) {

@@ -18,6 +18,10 @@ struct Routing {
 /// u8[tokens], 0 marks padding, undefined: none. Chosen once even when the block is recomputed.
 Routing choose_experts(const Tensor& scores, std::int64_t k, const Tensor& valid);
 
+/// indices with -1 where an expert has as many heavier pairs of the same segment as capacities[s]
+/// allows; see Backend::drop_over_capacity. Decided once even when the block is recomputed.
+Tensor drop_over_capacity(const Tensor& indices, const Tensor& weights, const Tensor& capacities);
+
 /// Weights of the chosen experts: acc[tokens, k]. See RouterWeights.
 Variable router_weights(const Variable& logits, const Tensor& indices, RouterWeights form);
 

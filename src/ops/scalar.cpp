@@ -5,17 +5,9 @@
 
 namespace moe::ops {
 
-double scalar_value(const Tensor& x) {
-  MOE_CHECK(x.size() == 1, "expected one element, got ", x.size());
-  const Tensor host = x.to(Device::cpu);
-  double value = 0;
-  for_accumulator(host.dtype(), [&]<class A>(A) { value = double(*host.data<A>()); });
-  return value;
-}
-
 Tensor scaled_by(Tensor x, const Tensor& factor) {
-  const double value = scalar_value(factor);
-  if (value != 1) backend(x.device()).scale(x, value);
+  MOE_CHECK(factor.size() == 1, "expected one element, got ", factor.size());
+  backend(x.device()).scale_by(x, factor);
   return x;
 }
 

@@ -5,10 +5,7 @@
 
 namespace moe::ops {
 
-/// The value of a one-element f32 or f64 tensor, on any device.
-double scalar_value(const Tensor& x);
-
-/// x *= the value of `factor`, and x.
+/// x *= factor[0], without waiting for a device; returns x. factor: one f32 or f64.
 Tensor scaled_by(Tensor x, const Tensor& factor);
 
 }  // namespace moe::ops

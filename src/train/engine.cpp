@@ -7,6 +7,7 @@
 
 #include "comm/collective_log.h"
 #include "comm/watchdog.h"
+#include "train/step_statistics.h"
 
 namespace moe {
 namespace {
@@ -24,59 +25,6 @@ class Timer {
  private:
   double& total_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-/// This rank's sums, added up over all ranks in one collective.
-struct Sums {
-  std::vector<double> domain_loss, domain_tokens;
-  std::vector<RouterStatistics> layers;
-
-  void add_tokens(const Tensor& token_loss, const Tensor& labels,
-                  std::span<const std::int32_t> domains) {
-    const std::int64_t length = labels.cols();
-    const auto* label = labels.data<std::int32_t>();
-    const Tensor host = token_loss.to(Device::cpu);
-    for_accumulator(host.dtype(), [&]<class A>(A) {
-      for (std::int64_t s = 0; s < labels.rows(); ++s) {
-        double sum = 0;
-        std::int64_t count = 0;
-        for (std::int64_t t = s * length; t < (s + 1) * length; ++t) {
-          sum += double(host.data<A>()[t]);
-          count += label[t] >= 0;
-        }
-        const auto d = std::size_t(domains[std::size_t(s)]);
-        domain_loss[d] += sum;
-        domain_tokens[d] += double(count);
-      }
-    });
-  }
-
-  void reduce(Communicator& world, std::int64_t experts) {
-    std::vector<double> flat;
-    visit(experts, [&](double& v) { flat.push_back(v); });
-    Tensor t = Tensor::of<double>({std::int64_t(flat.size())}, flat);
-    world.all_reduce(t, ReduceOp::sum).wait();
-    const double* next = t.data<double>();
-    visit(experts, [&](double& v) { v = *next++; });
-  }
-
- private:
-  template <class F>
-  void visit(std::int64_t experts, F&& f) {
-    for (double& v : domain_loss) f(v);
-    for (double& v : domain_tokens) f(v);
-    for (RouterStatistics& s : layers) {
-      f(s.cv_squared);
-      f(s.switch_top_k);
-      f(s.z);
-      s.tokens_per_expert.resize(std::size_t(experts));
-      for (std::int64_t& n : s.tokens_per_expert) {
-        double v = double(n);
-        f(v);
-        n = std::int64_t(v);
-      }
-    }
-  }
 };
 
 }  // namespace
@@ -97,6 +45,10 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
     optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
   gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
+  if (config_.is_moe())
+    previous_counts_ = Tensor::of<std::int64_t>(
+        {config_.layers, config_.moe.experts},
+        std::vector<std::int64_t>(std::size_t(config_.layers * config_.moe.experts), 1));
   load_weights(weights);
 }
 
@@ -117,10 +69,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
   const double scale = faults.nan_gradient ? std::numeric_limits<double>::quiet_NaN()
                                            : 1.0 / double(counts.labelled);
   StepResult result;
-  Sums sums;
-  sums.domain_loss.assign(std::size_t(options_.domains), 0);
-  sums.domain_tokens = sums.domain_loss;
-  if (config_.is_moe()) sums.layers.resize(std::size_t(config_.layers));
+  StepStatistics statistics(config_, options_.domains);
 
   set_phase_step(step);
   take_waiting_seconds();  // what was waited for between steps is not theirs
@@ -134,10 +83,11 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     context.step = step;
     context.sequence_ids =
         std::span(batch.sequence_ids).subspan(std::size_t(first), std::size_t(n));
-    context.router_losses = options_.router;
+    context.router = options_.router;
+    context.previous_counts = previous_counts_;
     context.inverse_routed = 1.0 / double(counts.routed);
     context.hot_expert = faults.hot_expert;
-    context.statistics = config_.is_moe() ? &sums.layers : nullptr;
+    context.statistics = statistics.routers();
     if (first + n == sequences) gradients_->begin_last_micro_batch();
 
     Tape tape;
@@ -146,8 +96,8 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
       Timer timer(result.seconds["forward"]);
       loss = model_->loss(batch.tokens.slice(first, n), labels, scale, context,
                           options_.recompute_blocks);
-      sums.add_tokens(loss.token_loss, labels,
-                      std::span(batch.domains).subspan(std::size_t(first), std::size_t(n)));
+      statistics.add_tokens(loss.token_loss, labels,
+                            std::span(batch.domains).subspan(std::size_t(first), std::size_t(n)));
     }
     Timer timer(result.seconds["backward"]);
     set_phase("backward");
@@ -157,25 +107,10 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     Timer timer(result.seconds["reduce"]);
     gradients_->finish();
     set_phase("statistics");
-    sums.reduce(grid_.world(), config_.moe.experts);
+    statistics.finish(grid_.world(), counts.labelled, result);
     result.grad_norm = gradients_->global_norm();
   }
   result.exposed_seconds = take_waiting_seconds();
-
-  double total = 0;
-  for (std::size_t d = 0; d < sums.domain_loss.size(); ++d) {
-    total += sums.domain_loss[d];
-    result.domain_loss.push_back(sums.domain_tokens[d] > 0
-                                     ? sums.domain_loss[d] / sums.domain_tokens[d]
-                                     : std::numeric_limits<double>::quiet_NaN());
-  }
-  result.loss = total / double(counts.labelled);
-  for (RouterStatistics& s : sums.layers) {
-    result.cv_squared += s.cv_squared;
-    result.switch_top_k += s.switch_top_k;
-    result.z += s.z;
-    result.loads.push_back(std::move(s.tokens_per_expert));
-  }
   return result;
 }
 
@@ -193,8 +128,15 @@ void Engine::update(StepResult& result, double learning_rate) {
   result.clip = clip_factor(result.grad_norm, options_.optimizer.clip_norm);
   optimizer_->step(*gradients_, learning_rate, result.clip,
                    [this](std::size_t bucket) { gather_->start(bucket); });
+  remember_counts(result);
   for (const auto& [phase, waited] : take_waiting_seconds())
     result.exposed_seconds[phase] += waited;
+}
+
+void Engine::remember_counts(const StepResult& result) {
+  for (std::size_t l = 0; l < result.loads.size(); ++l)
+    previous_counts_.slice(std::int64_t(l), 1)
+        .copy_from(Tensor::of<std::int64_t>({1, config_.moe.experts}, result.loads[l]));
 }
 
 }  // namespace moe

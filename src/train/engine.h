@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "comm/process_grid.h"
-#include "config/router_losses.h"
+#include "config/router_options.h"
 #include "data/token_stream.h"
 #include "nn/transformer.h"
 #include "optim/adamw.h"
@@ -30,10 +30,14 @@ struct StepResult {
   double cv_squared = 0, switch_top_k = 0, z = 0;  // router losses, coefficients included
   double grad_norm = 0;                            // over all parameters, before clipping
   double clip = 1;
-  std::vector<double> domain_loss;                // mean per domain; NaN where it has no token
-  std::vector<std::vector<std::int64_t>> loads;   // [layer][expert]: (token, slot) pairs
-  std::map<std::string, double> exposed_seconds;  // this rank's waits for collectives, by phase
-  std::map<std::string, double> seconds;          // this rank's time: forward, backward, ...
+  std::vector<double> domain_loss;  // mean per domain; NaN where it has no token
+  /// [layer][expert]: (token, slot) pairs that chose each expert, dropped ones included; zeros for
+  /// dense layers, empty for a dense model.
+  std::vector<std::vector<std::int64_t>> loads;
+  std::vector<std::vector<double>> probabilities;  // [layer][expert]: summed over tokens
+  std::int64_t dropped = 0;                        // pairs dropped over capacity, all layers
+  std::map<std::string, double> exposed_seconds;   // this rank's waits for collectives, by phase
+  std::map<std::string, double> seconds;           // this rank's time: forward, backward, ...
 };
 
 /// What a drill does to a step of this rank (train/faults.h).
@@ -53,7 +57,7 @@ struct EngineOptions {
   bool gradients_only = false;  // no optimiser: update() is not for this engine
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
-  RouterLosses router;
+  RouterOptions router;
 };
 
 /// A model with its gradients and optimiser on this rank of the grid: a step is two calls, between
@@ -90,7 +94,13 @@ class Engine {
   AdamW& optimizer() { return *optimizer_; }
   const ProcessGrid& grid() const { return grid_; }
 
+  /// i64[layers, E]: the expert counts of the last step that updated weights, part of a checkpoint;
+  /// ones before the first. Undefined for a dense model.
+  const Tensor& previous_counts() const { return previous_counts_; }
+
  private:
+  void remember_counts(const StepResult& result);
+
   const ModelConfig config_;
   const EngineOptions options_;
   const ProcessGrid& grid_;
@@ -100,6 +110,7 @@ class Engine {
   std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<WeightGather> gather_;
+  Tensor previous_counts_;  // i64[layers, E]: StepResult::loads of the last step, ones at first
 };
 
 }  // namespace moe

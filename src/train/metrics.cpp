@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "core/durable_files.h"
 #include "core/error.h"
@@ -64,6 +65,8 @@ std::string to_json(const StepMetrics& m) {
   j["flops_per_second"] = m.flops_per_second;
   j["load_max_over_mean"] = m.load_max_over_mean;
   j["router_entropy"] = m.router_entropy;
+  j["probability_entropy"] = m.probability_entropy;
+  j["dead_experts"] = m.dead_experts;
   j["dropped_tokens"] = m.dropped_tokens;
   j["exposed_comm_seconds"] = m.exposed_comm_seconds;
   j["exposed_comm_by_phase"] = m.exposed_comm_by_phase;
@@ -117,6 +120,8 @@ std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double
   if (!m.load_max_over_mean.empty())
     add(*std::max_element(m.load_max_over_mean.begin(), m.load_max_over_mean.end()),
         [](double x) { return fmt::format("load {:.2f}", x); });
+  if (const auto dead = std::accumulate(m.dead_experts.begin(), m.dead_experts.end(), 0l); dead > 0)
+    line += fmt::format(" | {} dead", dead);
   if (m.dropped_tokens > 0)
     line += fmt::format(" | {} dropped", readable_count(double(m.dropped_tokens)));
   if (!m.skipped.empty()) line += " | skipped: " + m.skipped;

@@ -24,9 +24,11 @@ struct StepMetrics {
   double step_seconds = NAN;
   std::map<std::string, double> phase_seconds;  // forward, backward, ...: parts of the step
   double flops_per_second = NAN;                // of all ranks, on activated parameters
-  std::vector<double> load_max_over_mean;  // per layer with experts: the busiest; 1 is balanced
-  std::vector<double> router_entropy;      // per layer, nats
-  std::int64_t dropped_tokens = 0;
+  std::vector<double> load_max_over_mean;   // per layer with experts: the busiest; 1 is balanced
+  std::vector<double> router_entropy;       // per layer, nats
+  std::vector<double> probability_entropy;  // per layer, nats
+  std::vector<std::int64_t> dead_experts;   // per layer: without a pair in this step
+  std::int64_t dropped_tokens = 0;          // (token, slot) pairs over capacity, all layers
   /// Rank 0's waits for collectives within the step, and their parts by phase.
   double exposed_comm_seconds = NAN;
   std::map<std::string, double> exposed_comm_by_phase;

@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/step_metrics.h"
 
-#include <algorithm>
-#include <cmath>
-
 #include "core/memory.h"
+#include "train/router_metrics.h"
 
 namespace moe {
 
@@ -14,21 +12,7 @@ StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const Mod
   m.loss = r.loss;
   for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
     m.domain_loss[config.data.train[d].domain] = r.domain_loss[d];
-  if (model.is_moe()) {
-    m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
-    for (const std::vector<std::int64_t>& load : r.loads) {
-      double total = 0, most = 0, entropy = 0;
-      for (const std::int64_t n : load) {
-        total += double(n);
-        most = std::max(most, double(n));
-      }
-      if (total == 0) continue;  // a dense layer
-      for (const std::int64_t n : load)
-        if (n > 0) entropy -= double(n) / total * std::log(double(n) / total);
-      m.load_max_over_mean.push_back(most * double(load.size()) / total);
-      m.router_entropy.push_back(entropy);
-    }
-  }
+  describe_routing(r, m);
   m.grad_norm = r.grad_norm;
   const std::int64_t step_tokens = config.batch.global * config.data.sequence_length;
   m.step_seconds = seconds;

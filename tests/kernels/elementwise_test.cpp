@@ -112,6 +112,9 @@ TEST(Elementwise, ArithmeticMatchesPlainLoops) {
     y.copy_from(a);
     cpu().scale(y, -0.375);
     EXPECT_TRUE(near(y, map({a}, [](auto& v) { return -0.375 * v[0]; }), tolerance));
+    y.copy_from(a);
+    cpu().scale_by(y, from_doubles({1}, accumulator(dtype), {-0.375}));
+    EXPECT_TRUE(near(y, map({a}, [](auto& v) { return -0.375 * v[0]; }), tolerance));
     cpu().fill(y, 1.5);
     EXPECT_TRUE(near(y, std::vector<double>(std::size_t(kSize), 1.5), 0));
   }
@@ -131,6 +134,14 @@ TEST(Elementwise, CastAndAddIntoMixAllTypes) {
       EXPECT_TRUE(near(sum, expected, to.tolerance)) << name(from.dtype) << " " << name(to.dtype);
     }
   }
+}
+
+TEST(Elementwise, AddIntoCountsExactly) {
+  const Tensor x = Tensor::of<std::int64_t>({3}, {1, -7, std::int64_t{1} << 60});
+  Tensor y = Tensor::of<std::int64_t>({3}, {2, 7, 1});
+  cpu().add_into(y, x);
+  EXPECT_EQ(std::vector(y.data<std::int64_t>(), y.data<std::int64_t>() + 3),
+            (std::vector<std::int64_t>{3, 0, (std::int64_t{1} << 60) + 1}));
 }
 
 TEST(Elementwise, CastKeepsNaNAndInfinityAndRoundsToEven) {

@@ -256,6 +256,66 @@ TEST(Columns, ScatterAndGatherAreInverseOnTheChosen) {
   }
 }
 
+TEST(Columns, LeadingOnesAreCopied) {
+  const PoisonedMemory poisoned;
+  const Tensor x = random_indices({700, 5}, -1, 9, 1);
+  Tensor y = Tensor::empty({700, 3}, DType::i32);
+  cpu().leading_columns(y, x);
+  for (std::int64_t t = 0; t < 700; ++t)
+    for (std::int64_t j = 0; j < 3; ++j)
+      ASSERT_EQ(y.data<std::int32_t>()[t * 3 + j], x.data<std::int32_t>()[t * 5 + j]);
+}
+
+/// A pair stays when fewer than capacity pairs of its segment and expert come before it.
+std::vector<std::int32_t> kept_by_counting(const Tensor& indices, const Tensor& weights,
+                                           const std::vector<std::int64_t>& capacities) {
+  const auto index = ints(indices);
+  const auto w = to_doubles(weights);
+  const std::size_t length = index.size() / capacities.size();
+  std::vector<std::int32_t> kept = index;
+  for (std::size_t i = 0; i < index.size(); ++i) {
+    const std::size_t s = i / length;
+    std::int64_t before = 0;
+    for (std::size_t other = s * length; other < (s + 1) * length; ++other)
+      before += index[other] == index[i] && (w[other] > w[i] || (w[other] == w[i] && other < i));
+    if (before >= capacities[s]) kept[i] = -1;
+  }
+  return kept;
+}
+
+TEST(Capacity, DropsTheLightestPairsOfEachSequenceAndExpertAndOfEqualOnesTheLater) {
+  const PoisonedMemory poisoned;
+  for (const auto& [dtype, tolerance] : kAccumulators) {
+    const std::int64_t tokens = 60, k = 2;
+    const Tensor indices =
+        topk(random_tensor({tokens, 5}, dtype, 1), k, some_valid(tokens)).indices;
+    // A coarse grid makes many ties.
+    auto w = to_doubles(random_tensor({tokens, k}, dtype, 2));
+    for (double& v : w) v = std::round(v);
+    const Tensor weights = from_doubles({tokens, k}, dtype, w);
+    for (const std::vector<std::int64_t>& capacities : {std::vector<std::int64_t>{7},
+                                                        {0, 1000},
+                                                        {1, 2, 3, 4, 5},
+                                                        std::vector<std::int64_t>(60, 1)}) {
+      Tensor kept = empty_like(indices);
+      cpu().drop_over_capacity(
+          kept, indices, weights,
+          Tensor::of<std::int64_t>({std::int64_t(capacities.size())}, capacities));
+      EXPECT_EQ(ints(kept), kept_by_counting(indices, weights, capacities))
+          << capacities.size() << " segments";
+    }
+  }
+}
+
+TEST(Capacity, NaNIsHeaviestSoThatItIsSeen) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const Tensor indices = Tensor::of<std::int32_t>({4, 1}, {0, 0, 0, 0});
+  Tensor kept = empty_like(indices);
+  cpu().drop_over_capacity(kept, indices, Tensor::of<float>({4, 1}, {1, nan, 2, nan}),
+                           Tensor::of<std::int64_t>({1}, {3}));
+  EXPECT_EQ(ints(kept), (std::vector<std::int32_t>{-1, 0, 0, 0}));
+}
+
 TEST(Segments, CountsAndSumsPerSegment) {
   const PoisonedMemory poisoned;
   for (const auto& [dtype, tolerance] : kAccumulators) {
@@ -334,7 +394,10 @@ TEST(Routing, SameBitsOnAnyNumberOfThreads) {
     cpu().router_weights_backward(dx, dw, w, x, top.indices, RouterWeights::softmax_of_all);
     cpu().softmax_forward(p, x);
     cpu().segment_sum(sums, p, {});
-    return std::vector<Tensor>{top.values, top.indices, w, dx, p, sums};
+    Tensor kept = empty_like(top.indices);
+    cpu().drop_over_capacity(kept, top.indices, w,
+                             Tensor::of<std::int64_t>({6}, {90, 100, 110, 120, 130, 140}));
+    return std::vector<Tensor>{top.values, top.indices, w, dx, p, sums, kept};
   });
 }
 

@@ -145,11 +145,11 @@ TEST(Router, BiasDecidesWhereTheLogitsDoNot) {
     return base(name, first, count);
   };
   const Model m(config, rows);
-  std::vector<RouterStatistics> statistics;
+  RouterStatistics statistics(2, 3);
   ForwardContext context;
   context.statistics = &statistics;
   (void)m.transformer->logits(some_tokens(), context);
-  EXPECT_EQ(statistics[1].tokens_per_expert, (std::vector<std::int64_t>{0, 0, 10}));
+  EXPECT_EQ(test::to_doubles(statistics.chosen.slice(1, 1)), (std::vector<double>{0, 0, 10}));
 }
 
 TEST(Transformer, DoesNotChangeWhenExpertsChangePlaces) {
@@ -230,7 +230,7 @@ TEST(MoeLayer, ServesCornerCasesFromPoisonedMemory) {
        {std::vector<std::int32_t>{-1, -1}, std::vector<std::int32_t>{3, -1},
         std::vector<std::int32_t>{3, 3}}) {
     const Model m(config, initial_weights(config, 3));
-    std::vector<RouterStatistics> statistics;
+    RouterStatistics statistics(2, 3);
     ForwardContext context;
     context.statistics = &statistics;
     Tape tape;
@@ -242,8 +242,8 @@ TEST(MoeLayer, ServesCornerCasesFromPoisonedMemory) {
       for (std::int64_t i = 0; i < p.variable.slot->grad.size(); ++i)
         ASSERT_TRUE(std::isfinite(p.variable.slot->grad.data<double>()[i])) << p.name();
     }
-    std::int64_t routed = 0;
-    for (const std::int64_t n : statistics[0].tokens_per_expert) routed += n;
+    double routed = 0;
+    for (const double n : test::to_doubles(statistics.chosen.slice(0, 1))) routed += n;
     EXPECT_EQ(routed, std::count_if(tokens.begin(), tokens.end(), [](int t) { return t >= 0; }));
   }
   poison_new_memory(false);

@@ -71,6 +71,7 @@ StepMetrics full() {
   m.flops_per_second = 1.25e12;
   m.load_max_over_mean = {1.25, 1.5};
   m.router_entropy = {std::numeric_limits<double>::max()};
+  m.dead_experts = {0, 2};
   m.dropped_tokens = 3;
   m.exposed_comm_seconds = 0.01;
   m.exposed_comm_by_phase = {{"dispatch", 0.0075}, {"combine", 0.0025}};
@@ -90,6 +91,8 @@ TEST_F(Metrics, NumbersKeepEveryBitAndNaNIsNull) {
   EXPECT_EQ(j.at("router_losses").at("cv_squared").get<double>(), 5e-324);
   EXPECT_EQ(j.at("router_entropy").at(0).get<double>(), std::numeric_limits<double>::max());
   EXPECT_EQ(j.at("load_max_over_mean"), (std::vector<double>{1.25, 1.5}));
+  EXPECT_EQ(j.at("dead_experts"), (std::vector<int>{0, 2}));
+  EXPECT_EQ(j.at("dropped_tokens"), 3);
   EXPECT_EQ(j.at("phase_seconds").at("backward"), 1.0);
   EXPECT_EQ(j.at("exposed_comm_by_phase").at("dispatch"), 0.0075);
   EXPECT_EQ(j.at("memory_bytes").at("total"), std::int64_t{1} << 40);
@@ -166,7 +169,7 @@ TEST_F(Metrics, AFullDiskIsAnErrorThatLeavesWholeLines) {
 TEST_F(Metrics, ProgressIsOneReadableLine) {
   EXPECT_EQ(progress_line(full(), 1000, 7630),
             "step  120/1000 | loss 0.3000 | lr 2.00e-04 | grad 0.875 | 12.3k tok/s | 1.25TFLOP/s | "
-            "load 1.50 | 3 dropped | 2h07m left");
+            "load 1.50 | 2 dead | 3 dropped | 2h07m left");
   StepMetrics m;
   m.step = 7;
   m.loss = 2;

@@ -45,7 +45,9 @@ inline EngineOptions parity_options(DType dtype) {
   o.micro_batch = 2;
   o.bucket_bytes = 4096;  // several buckets
   o.domains = 2;
-  o.router = {0.02, 0.03, 0.004, BalanceScope::sequence, false};
+  o.router.cv_squared = 0.02;
+  o.router.switch_top_k = 0.03;
+  o.router.z = 0.004;
   return o;
 }
 
@@ -180,6 +182,11 @@ inline std::string differences(const Outcome& got, const Outcome& want,
   scalar("CV^2 loss", got.first.cv_squared, want.first.cv_squared);
   scalar("Switch loss", got.first.switch_top_k, want.first.switch_top_k);
   scalar("z loss", got.first.z, want.first.z);
+  if (got.first.dropped != want.first.dropped)
+    report += str(got.first.dropped, " pairs dropped instead of ", want.first.dropped, "\n");
+  for (std::size_t l = 0; l < want.first.probabilities.size(); ++l)
+    for (std::size_t e = 0; e < want.first.probabilities[l].size(); ++e)
+      scalar("probability", got.first.probabilities[l][e], want.first.probabilities[l][e]);
   for (std::size_t d = 0; d < want.first.domain_loss.size(); ++d)
     scalar("domain loss", got.first.domain_loss[d], want.first.domain_loss[d]);
   const auto tensors = [&](const char* what, const auto& a, const auto& b, double limit) {

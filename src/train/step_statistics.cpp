@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/step_statistics.h"
+
+#include <limits>
+#include <numeric>
+
+#include "train/engine.h"
+
+namespace moe {
+namespace {
+
+/// Numbers of many kinds in one row, so that one collective adds up all of them. Counts below 2^53
+/// stay exact.
+class Row {
+ public:
+  void put(std::span<const double> values) {
+    row_.insert(row_.end(), values.begin(), values.end());
+  }
+  void put(const Tensor& t) {
+    const Tensor host = t.to(Device::cpu);
+    for (std::int64_t i = 0; i < host.size(); ++i)
+      row_.push_back(host.dtype() == DType::i64 ? double(host.data<std::int64_t>()[i])
+                                                : host.data<double>()[i]);
+  }
+  void sum(Communicator& world) {
+    Tensor t = Tensor::of<double>({std::int64_t(row_.size())}, row_);
+    world.all_reduce(t, ReduceOp::sum).wait();
+    row_.assign(t.data<double>(), t.data<double>() + t.size());
+  }
+  /// The next `n`, in the order they were put.
+  std::span<const double> take(std::size_t n) {
+    at_ += n;
+    return std::span(row_).subspan(at_ - n, n);
+  }
+
+ private:
+  std::vector<double> row_;
+  std::size_t at_ = 0;
+};
+
+}  // namespace
+
+StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains)
+    : domain_loss_(std::size_t(domains), 0), domain_tokens_(domain_loss_) {
+  if (config.is_moe()) routers_.emplace(config.layers, config.moe.experts);
+}
+
+void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,
+                                std::span<const std::int32_t> domains) {
+  const std::int64_t length = labels.cols();
+  const auto* label = labels.data<std::int32_t>();
+  const Tensor host = token_loss.to(Device::cpu);
+  for_accumulator(host.dtype(), [&]<class A>(A) {
+    for (std::int64_t s = 0; s < labels.rows(); ++s) {
+      double sum = 0;
+      std::int64_t count = 0;
+      for (std::int64_t t = s * length; t < (s + 1) * length; ++t) {
+        sum += double(host.data<A>()[t]);
+        count += label[t] >= 0;
+      }
+      const auto d = std::size_t(domains[std::size_t(s)]);
+      domain_loss_[d] += sum;
+      domain_tokens_[d] += double(count);
+    }
+  });
+}
+
+void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResult& result) {
+  Row row;
+  row.put(domain_loss_);
+  row.put(domain_tokens_);
+  if (routers_)
+    for (const Tensor* t :
+         {&routers_->chosen, &routers_->placed, &routers_->probabilities, &routers_->losses})
+      row.put(*t);
+  row.sum(world);
+
+  const std::size_t domains = domain_loss_.size();
+  const auto loss = row.take(domains), tokens = row.take(domains);
+  for (std::size_t d = 0; d < domains; ++d)
+    result.domain_loss.push_back(tokens[d] > 0 ? loss[d] / tokens[d]
+                                               : std::numeric_limits<double>::quiet_NaN());
+  result.loss = std::accumulate(loss.begin(), loss.end(), 0.0) / double(labelled);
+  if (!routers_) return;
+
+  const auto layers = std::size_t(routers_->chosen.rows());
+  const auto experts = std::size_t(routers_->chosen.cols());
+  const auto by_layer = [&](auto& list) {
+    using Numbers = typename std::remove_reference_t<decltype(list)>::value_type;
+    for (std::size_t l = 0; l < layers; ++l) {
+      const auto values = row.take(experts);
+      list.push_back(Numbers(values.begin(), values.end()));
+    }
+  };
+  by_layer(result.loads);
+  const auto placed = row.take(layers * experts);
+  by_layer(result.probabilities);
+  for (const auto& load : result.loads)
+    for (const std::int64_t n : load) result.dropped += n;
+  for (const double n : placed) result.dropped -= std::int64_t(n);
+  for (std::size_t l = 0; l < layers; ++l) {
+    const auto losses = row.take(3);
+    result.cv_squared += losses[0];
+    result.switch_top_k += losses[1];
+    result.z += losses[2];
+  }
+}
+
+}  // namespace moe

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "config/model_config.h"
+#include "nn/forward_context.h"
+
+namespace moe {
+
+class Communicator;
+struct StepResult;
+
+/// What a step counts and sums, first on this rank over its micro-batches, then over all ranks.
+class StepStatistics {
+ public:
+  StepStatistics(const ModelConfig& config, std::int64_t domains);
+
+  /// token_loss: acc[tokens], 0 where the label is -1; labels: i32[sequences, length]; domains: of
+  /// each sequence.
+  void add_tokens(const Tensor& token_loss, const Tensor& labels,
+                  std::span<const std::int32_t> domains);
+
+  /// For ForwardContext::statistics; nullptr for a dense model.
+  RouterStatistics* routers() { return routers_ ? &*routers_ : nullptr; }
+
+  /// Sums over ranks in one collective, then fills in what StepResult says of losses and routing.
+  /// labelled: scored tokens of the global batch. Collective.
+  void finish(Communicator& world, std::int64_t labelled, StepResult& result);
+
+ private:
+  std::vector<double> domain_loss_, domain_tokens_;
+  std::optional<RouterStatistics> routers_;
+};
+
+}  // namespace moe
