@@ -27,13 +27,16 @@ struct GradSlot {
   bool owned = false;    // grad's bytes belong to this slot alone, so they may be added to in place
 };
 
+class Recipe;
+
 /// A tensor that may want a gradient. A Variable without a slot is a constant.
 struct Variable {
   Tensor value;
   std::shared_ptr<GradSlot> slot;
+  std::shared_ptr<Recipe> recipe;  // when set, backward need not keep the value (recipe.h)
 
-  static Variable constant(Tensor v) { return {std::move(v), nullptr}; }
-  static Variable leaf(Tensor v) { return {std::move(v), std::make_shared<GradSlot>()}; }
+  static Variable constant(Tensor v) { return {std::move(v), nullptr, nullptr}; }
+  static Variable leaf(Tensor v) { return {std::move(v), std::make_shared<GradSlot>(), nullptr}; }
   bool wants_gradient() const { return slot != nullptr; }
 };
 

@@ -100,7 +100,6 @@ ConfigSection keys_of_batch(TrainConfig::Batch& c) {
 }
 
 ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
-  using Recompute = TrainConfig::Parallel::Recompute;
   return {{
       {"expert", &c.expert, "ranks that share the experts (EP); the others are data parallel"},
       {"exchange_chunks", &c.exchange.chunks,
@@ -115,8 +114,12 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
       {"watchdog_seconds", &c.watchdog_seconds,
        "a collective that takes longer ends the job; 0: no watchdog"},
       {"recompute",
-       config_choice(c.recompute, {{"none", Recompute::none}, {"block", Recompute::block}}),
-       "activations to compute again in the backward pass instead of keeping them"},
+       config_choice(
+           c.recompute,
+           {{"none", Recompute::none}, {"cheap", Recompute::cheap}, {"block", Recompute::block}}),
+       "activations to compute again in the backward pass instead of keeping them; cheap: norms "
+       "and "
+       "copies of rows"},
   }};
 }
 

@@ -10,6 +10,7 @@
 
 #include "config/exchange_options.h"
 #include "config/model_config.h"
+#include "config/recompute.h"
 #include "config/router_options.h"
 #include "config/yaml_reader.h"
 #include "core/dtype.h"
@@ -69,7 +70,7 @@ struct TrainConfig {
     bool zero = true;
     DType gradient_dtype = DType::f32;
     double watchdog_seconds = 600;
-    enum class Recompute : std::uint8_t { none, block } recompute = Recompute::none;
+    Recompute recompute = Recompute::none;
   } parallel;
 
   struct Train {

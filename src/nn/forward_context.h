@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "config/recompute.h"
 #include "config/router_options.h"
 #include "core/tensor.h"
 
@@ -46,6 +47,8 @@ struct ForwardContext {
   std::uint64_t seed = 0;
   std::int64_t step = 0;
   std::span<const std::int64_t> sequence_ids = {};  // [sequences], global: the key of gate noise
+
+  Recompute recompute = Recompute::none;
 
   RouterOptions router = {};
   double inverse_routed = 0;  // 1 / tokens of the global batch that are not padding

@@ -79,11 +79,12 @@ const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
 
 FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
                                  const ForwardContext& context, KvCache* cache) const {
-  const double eps = config_.rms_norm_eps;
-  const Variable middle = ops::add(
-      x,
-      layer.attention.forward(ops::rmsnorm(x, layer.attention_norm, eps), tables_, context, cache));
-  const Variable normed = ops::rmsnorm(middle, layer.ffn_norm, eps);
+  const auto norm = [&](const Variable& v, const Variable& weight) {
+    return ops::rmsnorm(v, weight, config_.rms_norm_eps, context.recompute == Recompute::cheap);
+  };
+  const Variable middle =
+      ops::add(x, layer.attention.forward(norm(x, layer.attention_norm), tables_, context, cache));
+  const Variable normed = norm(middle, layer.ffn_norm);
   FfnOutput out =
       layer.experts ? layer.experts->forward(normed, context) : layer.dense->forward(normed);
   out.y = ops::add(middle, out.y);
@@ -91,7 +92,7 @@ FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
 }
 
 Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& context,
-                                        std::vector<KvCache>* caches, bool recompute_blocks) const {
+                                        std::vector<KvCache>* caches) const {
   context.sequences = tokens.rows();
   context.length = tokens.cols();
   mark_padding(context, tokens);
@@ -105,7 +106,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
     const Layer& layer = layers_[l];
     need(layer.parameters_end);
     set_phase("layer", std::int32_t(l));
-    if (!recompute_blocks) {
+    if (context.recompute != Recompute::block) {
       FfnOutput out = run_layer(layer, h.x, context, caches ? &(*caches)[l] : nullptr);
       h.x = out.y;
       if (out.loss.value.defined()) h.loss.push_back(out.loss);
@@ -127,8 +128,8 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
 }
 
 ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
-                            ForwardContext context, bool recompute_blocks) const {
-  const Hidden h = hidden(tokens, context, nullptr, recompute_blocks);
+                            ForwardContext context) const {
+  const Hidden h = hidden(tokens, context, nullptr);
   set_phase("loss");
   const ops::CrossEntropy ce = ops::linear_cross_entropy(h.x, head_, labels, inverse_labels);
   ModelLoss out{ce.loss, ce.token_loss};
@@ -139,7 +140,7 @@ ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double i
 Tensor Transformer::next_logits(const Tensor& tokens, ForwardContext context,
                                 std::vector<KvCache>* caches) const {
   const NoTape no_recording;
-  const Tensor x = hidden(tokens, context, caches, false).x.value;
+  const Tensor x = hidden(tokens, context, caches).x.value;
   return ops::linear(Variable::constant(x.slice(x.rows() - 1, 1)), head_, accumulator(dtype_))
       .value;
 }
@@ -147,7 +148,7 @@ Tensor Transformer::next_logits(const Tensor& tokens, ForwardContext context,
 Tensor Transformer::logits(const Tensor& tokens, ForwardContext context,
                            std::vector<KvCache>* caches) const {
   const NoTape no_recording;
-  const Hidden h = hidden(tokens, context, caches, false);
+  const Hidden h = hidden(tokens, context, caches);
   return ops::linear(h.x, head_, accumulator(dtype_)).value;
 }
 

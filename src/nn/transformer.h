@@ -27,9 +27,9 @@ class Transformer {
 
   /// Mean cross-entropy over labelled tokens plus router losses. tokens: i32[sequences, length],
   /// -1: padding; labels: the same shape, -1: not scored. inverse_labels: 1 / scored tokens of the
-  /// global batch. Recomputes each layer in backward when `recompute_blocks`.
+  /// global batch.
   ModelLoss loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
-                 ForwardContext context, bool recompute_blocks = false) const;
+                 ForwardContext context) const;
 
   /// acc[tokens, vocabulary]. `caches` (one per layer, or null) hold what came before.
   Tensor logits(const Tensor& tokens, ForwardContext context,
@@ -59,8 +59,7 @@ class Transformer {
     Variable x;                  // T[tokens, hidden], after the final norm
     std::vector<Variable> loss;  // router losses, one per layer that has them
   };
-  Hidden hidden(const Tensor& tokens, ForwardContext& context, std::vector<KvCache>* caches,
-                bool recompute_blocks) const;
+  Hidden hidden(const Tensor& tokens, ForwardContext& context, std::vector<KvCache>* caches) const;
   FfnOutput run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
                       KvCache* cache) const;
   const ops::RopeTables& tables(std::int64_t positions) const;

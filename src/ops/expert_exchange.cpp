@@ -42,6 +42,7 @@ struct Chunk {
   std::int64_t first_neuron = 0, neurons = 0;
   Tensor by_expert, by_member;        // the arriving row of each sorted row, and the inverse
   std::optional<ExpertPass> experts;  // none: this rank has no expert in this chunk
+  Tensor input;                       // its rows
 
   /// Rows arrive by member, each member's by expert; experts want theirs together.
   Tensor grouped(const Tensor& rows) const { return gathered(rows, by_expert); }
@@ -187,7 +188,11 @@ Variable exchange_experts(const Variable& x, const Variable& gate, const Variabl
   const ExpertMatrices weights{gate.value, up.value, down.value};
   std::vector<Chunk> chunks = plan(all, counts, weights, neuron_offsets, group.rank());
   Tensor y = Journey{chunks, group, layer, "dispatch", "experts", "combine"}.run(
-      x.value, [](Chunk& c, const Tensor& rows) { return c.experts->forward(rows); },
+      x.value,
+      [](Chunk& c, const Tensor& rows) {
+        c.input = rows;
+        return c.experts->forward(rows);
+      },
       [](Chunk&) {});
   return record(
       "exchange_experts", {x, gate, up, down}, std::move(y),
@@ -200,7 +205,7 @@ Variable exchange_experts(const Variable& x, const Variable& gate, const Variabl
             dy[0], [](Chunk& c, const Tensor& rows) { return c.experts->input_gradient(rows); },
             [&](Chunk& c) {
               ExpertMatrices part = dw.slice(c.first_neuron, c.neurons);
-              c.experts->weight_gradients(part);
+              c.experts->weight_gradients(part, std::exchange(c.input, {}));
             });
         set_phase("backward");
         return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "autograd/recipe.h"
+
 namespace moe::ops {
 
 ExpertMatrices gradients_like(const Tensor& weight) {
@@ -30,7 +32,6 @@ Tensor ExpertPass::forward(const Tensor& x) {
               join(w.shape()), " for ", neurons_.back(), " neurons and input ", join(x.shape()));
   Backend& device = backend(x.device());
   const ExpertGroups own = groups();
-  x_ = x;
   gate_ = Tensor::empty({own.hidden_size()}, x.dtype(), x.device());
   up_ = empty_like(gate_);
   Tensor activation = empty_like(gate_);
@@ -50,19 +51,19 @@ Tensor ExpertPass::input_gradient(const Tensor& dy) {
   device.grouped_gemm_up(activation_, dy, weights_.down, own);
   // The products and the activation's gradient are not needed after this: results take their bytes.
   device.swiglu_backward(gate_, up_, activation_, activation_, gate_, up_);
-  Tensor dx = empty_like(x_);
+  Tensor dx = empty_like(dy);
   device.grouped_gemm_down(dx, gate_, weights_.gate, own, 0);
   device.grouped_gemm_down(dx, up_, weights_.up, own, 1);
   return dx;
 }
 
-void ExpertPass::weight_gradients(ExpertMatrices& gradients) {
-  Backend& device = backend(x_.device());
+void ExpertPass::weight_gradients(ExpertMatrices& gradients, const Tensor& x) {
+  Backend& device = backend(x.device());
   const ExpertGroups own = groups();
   device.grouped_gemm_weight(gradients.down, activation_, dy_, own, 0);
-  device.grouped_gemm_weight(gradients.gate, gate_, x_, own, 0);
-  device.grouped_gemm_weight(gradients.up, up_, x_, own, 0);
-  x_ = gate_ = up_ = dy_ = activation_ = {};
+  device.grouped_gemm_weight(gradients.gate, gate_, x, own, 0);
+  device.grouped_gemm_weight(gradients.up, up_, x, own, 0);
+  gate_ = up_ = dy_ = activation_ = {};
 }
 
 Variable expert_ffn(const Variable& x, const Variable& gate, const Variable& up,
@@ -71,13 +72,14 @@ Variable expert_ffn(const Variable& x, const Variable& gate, const Variable& up,
   ExpertPass pass({gate.value, up.value, down.value}, std::move(row_offsets),
                   std::move(neuron_offsets));
   Tensor y = pass.forward(x.value);
-  return record("expert_ffn", {x, gate, up, down}, std::move(y),
-                [pass = std::move(pass), w = gate.value](std::span<const Tensor> dy) mutable {
-                  Tensor dx = pass.input_gradient(dy[0]);
-                  ExpertMatrices dw = gradients_like(w);
-                  pass.weight_gradients(dw);
-                  return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};
-                });
+  return record(
+      "expert_ffn", {x, gate, up, down}, std::move(y),
+      [pass = std::move(pass), kept = Kept(x), w = gate.value](std::span<const Tensor> dy) mutable {
+        Tensor dx = pass.input_gradient(dy[0]);
+        ExpertMatrices dw = gradients_like(w);
+        pass.weight_gradients(dw, kept.take());
+        return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};
+      });
 }
 
 }  // namespace moe::ops

@@ -24,7 +24,7 @@ ExpertMatrices gradients_like(const Tensor& weight);
 
 /// One pass of rows through the SwiGLU feed-forward of their experts, y_e = (silu(x_e gate_e^T) *
 /// (x_e up_e^T)) down_e, in steps, so that rows can travel between them. Keeps what the next step
-/// needs, and each step runs once.
+/// needs but the rows themselves, and each step runs once.
 class ExpertPass {
  public:
   /// row_offsets, neuron_offsets: E + 1 each. sharing: see ExpertGroups.
@@ -35,8 +35,8 @@ class ExpertPass {
   Tensor forward(const Tensor& x);
   /// dx. dy: T[rows, hidden].
   Tensor input_gradient(const Tensor& dy);
-  /// Written into `gradients`; zeros for experts without rows. After input_gradient.
-  void weight_gradients(ExpertMatrices& gradients);
+  /// Written into `gradients`; zeros for experts without rows. x: forward's. After input_gradient.
+  void weight_gradients(ExpertMatrices& gradients, const Tensor& x);
 
  private:
   ExpertGroups groups() const { return {rows_, neurons_, sharing_}; }
@@ -44,7 +44,7 @@ class ExpertPass {
   ExpertMatrices weights_;
   std::vector<std::int64_t> rows_, neurons_;
   std::int64_t sharing_;
-  Tensor x_, gate_, up_;    // after forward: the two products
+  Tensor gate_, up_;        // after forward: the two products
   Tensor dy_, activation_;  // after input_gradient, when gate_ and up_ hold their gradients
 };
 

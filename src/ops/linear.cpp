@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/linear.h"
 
+#include "autograd/recipe.h"
 #include "kernels/backend.h"
 
 namespace moe::ops {
@@ -25,17 +26,18 @@ Variable linear(const Variable& x, const Variable& w, DType out) {
   device.gemm(y, xv, false, wv, true, 0);
 
   return record("linear", {x, w}, y,
-                [&device, xv, wv, wants_dx = x.wants_gradient(),
-                 wants_dw = w.wants_gradient()](std::span<const Tensor> grads) {
-                  const Tensor dy = as_type(device, grads[0], xv.dtype());
+                [&device, kept = Kept(x), wv, wants_dx = x.wants_gradient(),
+                 wants_dw = w.wants_gradient()](std::span<const Tensor> grads) mutable {
+                  const Tensor input = kept.take();
+                  const Tensor dy = as_type(device, grads[0], input.dtype());
                   Tensor dx, dw;
                   if (wants_dx) {
-                    dx = empty_like(xv);
+                    dx = empty_like(input);
                     device.gemm(dx, dy, false, wv, false, 0);
                   }
                   if (wants_dw) {
                     dw = Tensor::empty(wv.shape(), accumulator(wv.dtype()), wv.device());
-                    device.gemm(dw, dy, true, xv, false, 0);
+                    device.gemm(dw, dy, true, input, false, 0);
                   }
                   return std::vector<Tensor>{dx, dw};
                 });

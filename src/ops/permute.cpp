@@ -3,6 +3,7 @@
 
 #include <numeric>
 
+#include "autograd/recipe.h"
 #include "kernels/backend.h"
 
 namespace moe::ops {
@@ -28,13 +29,23 @@ Variable dispatch(const Variable& x, const Permutation& p) {
   Backend& device = backend(xv.device());
   Tensor rows = Tensor::empty({p.row_to_slot.size(), xv.cols()}, xv.dtype(), xv.device());
   device.gather_rows(rows, xv, p.row_to_slot, p.slot_to_row.cols());
-  return record(
+  Variable result = record(
       "dispatch", {x}, rows,
       [&device, slot_to_row = p.slot_to_row, shape = xv.shape()](std::span<const Tensor> drows) {
         Tensor dx = Tensor::empty(shape, drows[0].dtype(), drows[0].device());
         device.combine_forward(dx, drows[0], Tensor(), slot_to_row, 1);
         return std::vector<Tensor>{dx};
       });
+  if (x.recipe)
+    result.recipe =
+        std::make_shared<Recipe>([&device, kept = Kept(x), row_to_slot = p.row_to_slot,
+                                  k = p.slot_to_row.cols(), shape = rows.shape()]() mutable {
+          const Tensor from = kept.take();
+          Tensor again = Tensor::empty(shape, from.dtype(), from.device());
+          device.gather_rows(again, from, row_to_slot, k);
+          return again;
+        });
+  return result;
 }
 
 Variable combine(const Variable& rows, const Variable& weights, const Permutation& p,

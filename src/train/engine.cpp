@@ -79,6 +79,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     const Tensor labels = batch.labels.slice(first, n);
     ForwardContext context;
     context.training = true;
+    context.recompute = options_.recompute;
     context.seed = options_.seed;
     context.step = step;
     context.sequence_ids =
@@ -94,8 +95,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     ModelLoss loss;
     {
       Timer timer(result.seconds["forward"]);
-      loss = model_->loss(batch.tokens.slice(first, n), labels, scale, context,
-                          options_.recompute_blocks);
+      loss = model_->loss(batch.tokens.slice(first, n), labels, scale, context);
       statistics.add_tokens(loss.token_loss, labels,
                             std::span(batch.domains).subspan(std::size_t(first), std::size_t(n)));
     }

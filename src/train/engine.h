@@ -53,7 +53,7 @@ struct EngineOptions {
   std::int64_t bucket_bytes = 25 << 20;
   bool zero = false;  // each rank keeps its share of the optimiser's state alone
   DType gradient_transport = DType::f32;  // or bf16, with zero; f64 models send f64
-  bool recompute_blocks = false;
+  Recompute recompute = Recompute::none;
   bool gradients_only = false;  // no optimiser: update() is not for this engine
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;

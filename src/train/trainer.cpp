@@ -61,7 +61,7 @@ EngineOptions engine_options(const TrainConfig& c) {
   o.bucket_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
   o.zero = c.parallel.zero;
   o.gradient_transport = c.parallel.gradient_dtype;
-  o.recompute_blocks = c.parallel.recompute == TrainConfig::Parallel::Recompute::block;
+  o.recompute = c.parallel.recompute;
   o.domains = std::int64_t(c.data.train.size());
   o.optimizer = c.optimizer;
   o.router = c.router;

@@ -72,7 +72,7 @@ TEST_P(Balance, IsTheSameForRecomputedBlocks) {
   Job job(GetParam());
   const std::unique_ptr<Communicator> alone = single_rank();
   const Outcome want = run_job(*alone, 1, job.config, job.options);
-  job.options.recompute_blocks = true;
+  job.options.recompute = Recompute::block;
   EXPECT_EQ(differences(run_job(*alone, 1, job.config, job.options), want, {0, 0, 0}), "");
 }
 

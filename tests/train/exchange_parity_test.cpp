@@ -35,9 +35,9 @@ INSTANTIATE_TEST_SUITE_P(Types, SevenExperts, ::testing::Values(DType::f64, DTyp
                          [](const auto& test) { return std::string(name(test.param)); });
 
 TEST(ExchangeParity, ChunksAndRecomputeChangeNoBit) {
-  for (const bool recompute : {false, true}) {
+  for (const Recompute recompute : {Recompute::none, Recompute::cheap, Recompute::block}) {
     EngineOptions options = parity_options(DType::f32);
-    options.recompute_blocks = recompute;
+    options.recompute = recompute;
     run_ranks(4, [&](Communicator& world) {
       const Outcome whole = run_job(world, 2, parity_model(), options, {.chunks = 1});
       for (const std::int64_t chunks : {2, 4})

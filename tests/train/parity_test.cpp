@@ -58,14 +58,17 @@ TEST(ParityVariants, HoldForStatisticsOfTheWholeStep) {
   expect_parity({2, 2}, parity_model(), o);
 }
 
-TEST(ParityVariants, HoldForRecomputedBlocks) {
+TEST(ParityVariants, HoldToTheBitWhateverIsRecomputed) {
   EngineOptions o = parity_options(DType::f64);
   const Outcome want = reference_outcome(parity_model(), o);
-  o.recompute_blocks = true;
-  run_ranks(2, [&](Communicator& world) {
-    EXPECT_EQ(differences(run_job(world, 2, parity_model(), o), want, tolerance_of(DType::f64)),
-              "");
-  });
+  for (const Recompute what : {Recompute::cheap, Recompute::block}) {
+    o.recompute = what;
+    EXPECT_EQ(differences(run_job(*single_rank(), 1, parity_model(), o), want, {0, 0, 0}), "");
+    run_ranks(2, [&](Communicator& world) {
+      EXPECT_EQ(differences(run_job(world, 2, parity_model(), o), want, tolerance_of(DType::f64)),
+                "");
+    });
+  }
 }
 
 TEST(ParityVariants, HoldForAnySizeOfMicroBatch) {

@@ -21,7 +21,7 @@ TEST(Selfcheck, AgreesOnEveryLayoutWithZeroRecomputeAndEveryScope) {
       EngineOptions o = parity_options(DType::f64);
       o.router.scope = scope;
       o.zero = ep != 2;
-      o.recompute_blocks = ep == 2;
+      o.recompute = ep == 2 ? Recompute::block : Recompute::cheap;
       run_ranks(ranks, [&, ep = ep](Communicator& world) {
         const ProcessGrid grid(world, ep);
         const SelfcheckResult r =
