@@ -9,6 +9,8 @@
 # so that an expert group stays inside a host: ranks are numbered host by host.
 #
 # MOE_INTERFACE=10.0.0.0/24: the network to use, where hosts have several.
+#
+# SIGTERM or SIGUSR1 to this script: the run saves and ends with exit code 75; --resume auto goes on.
 set -euo pipefail
 [ $# -ge 1 ] && [ -r "$1" ] || {
   echo "usage: mpi.sh HOSTFILE --config configs/x.yaml [moe-train's options]" >&2
@@ -25,5 +27,6 @@ if [ -n "${MOE_INTERFACE:-}" ]; then
   options+=(--mca oob_tcp_if_include "$MOE_INTERFACE" --mca btl_tcp_if_include "$MOE_INTERFACE")
 fi
 # Unbound ranks that yield when they wait: see launch/README.md.
-exec mpirun --hostfile "$hosts" --map-by slot --bind-to none --mca mpi_yield_when_idle 1 \
+source "$root/launch/signals.sh"
+run_job mpirun --hostfile "$hosts" --map-by slot --bind-to none --mca mpi_yield_when_idle 1 \
   "${options[@]}" "$(command -v moe-train)" "$@"

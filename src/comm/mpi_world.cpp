@@ -38,7 +38,7 @@ void end_job(const std::string& message, int exit_code) {
   if (::write(STDERR_FILENO, text.data(), text.size()) < 0) exit_code = exit_code ? exit_code : 1;
   // MPI_Abort itself hangs when this host is cut off from the one that started the job.
   std::thread([exit_code] {
-    std::this_thread::sleep_for(std::chrono::seconds(10));
+    std::this_thread::sleep_for(std::chrono::seconds(3));
     ::_exit(exit_code);
   }).detach();
   MPI_Abort(MPI_COMM_WORLD, exit_code);

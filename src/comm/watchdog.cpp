@@ -17,12 +17,16 @@
 #include <vector>
 
 #include "comm/collective_log.h"
+#include "comm/launcher.h"
 #include "comm/mpi_comm.h"
 
 namespace moe {
 namespace {
 
 using Seconds = std::chrono::duration<double>;
+
+/// A launcher that has not ended the job by then will not: a little more than what a rank has.
+constexpr int kLauncherSeconds = 4;
 
 /// What a rank tells rank 0, as plain bytes.
 struct Heartbeat {
@@ -108,7 +112,7 @@ Watchdog::State::State(double limit_seconds, MPI_Comm owned)
     : comm(owned),
       limit(limit_seconds),
       interval(std::min(0.5, limit_seconds / 8)),
-      grace(std::max(2.0, limit_seconds / 4)) {
+      grace(std::clamp(limit_seconds / 4, 2.0, 4.0)) {
   MPI_CHECK(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN));
   MPI_CHECK(MPI_Comm_rank(comm, &rank));
   MPI_CHECK(MPI_Comm_size(comm, &size));
@@ -188,12 +192,14 @@ bool Watchdog::State::follow(double now, const Heartbeat& current) {
       return true;
     }
   }
-  if (now - heard > limit + grace)
+  if (now - heard > limit + grace) {
+    end_launcher_after(kLauncherSeconds);
     end_job(str("rank ", rank, ": watchdog: rank 0 has been silent for ", int(now - heard),
                 " s (its process is stopped or gone, or its host cannot be reached); this rank "
                 "was at ",
                 current.where),
             1);
+  }
   if (answered == MPI_REQUEST_NULL && complete(sent)) {
     mine = current;
     MPI_CHECK(MPI_Irecv(&answer, 1, MPI_CHAR, 0, 0, comm, &answered));
@@ -256,6 +262,7 @@ void Watchdog::State::name_the_late(double now, int waiter) {
                 " ranks wait and none is behind: their calls do not match, or the "
                 "network between them does not work");
   constexpr std::size_t kShown = 8;
+  bool unreachable = false;
   for (const int r : std::span(ranks).first(std::min(ranks.size(), kShown))) {
     const Heartbeat& b = beats[std::size_t(r)];
     text += str("\n  rank ", r, ": ", b.where, "; ");
@@ -263,9 +270,11 @@ void Watchdog::State::name_the_late(double now, int waiter) {
       text += str(b.started, " collectives started, others ", last.first);
     else
       text += str("waits for ", b.oldest);
-    if (silent(r, now))
+    if (silent(r, now)) {
+      unreachable = true;
       text += str("; silent for ", int(now - seen[std::size_t(r)]),
                   " s: its process is stopped or gone, or its host cannot be reached");
+    }
   }
   if (late && waiter >= 0) {
     const Heartbeat& b = beats[std::size_t(waiter)];
@@ -276,6 +285,7 @@ void Watchdog::State::name_the_late(double now, int waiter) {
   for (const CollectiveRecord& r :
        std::span(records).last(std::min<std::size_t>(4, records.size())))
     text += str("\n    ", r.number, ": ", describe(r), r.finished ? "" : ", unfinished");
+  if (unreachable) end_launcher_after(kLauncherSeconds);
   end_job(text, 1);
 }
 
