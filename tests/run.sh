@@ -4,8 +4,9 @@
 #
 #   tests/run.sh [--preset cpu|asan|tsan|cuda] [LABEL...]
 #
-# LABEL: unit, mpi, e2e, slow; none given: all of them, of the sanitizers' presets unit alone. With
-# CI=true, which has little time, the label slow is left out unless it is named.
+# LABEL: unit, mpi, e2e, slow, cluster; none given: all but cluster (which needs root and makes network
+# namespaces), of the sanitizers' presets unit alone. With CI=true, which has little time, the label
+# slow is left out unless it is named.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,9 +19,9 @@ while [ $# -gt 0 ]; do
       preset=$2
       shift
       ;;
-    unit | mpi | e2e | slow | gpu) labels+=("$1") ;;
+    unit | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
     -h | --help)
-      sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -43,6 +44,8 @@ filter=()
 if [ ${#labels[@]} -gt 0 ]; then
   filter=(-L "^($(IFS='|'; echo "${labels[*]}"))$")
 elif [ "${CI:-}" = true ]; then
-  filter=(-LE '^slow$')
+  filter=(-LE '^(slow|cluster)$')
+else
+  filter=(-LE '^cluster$')
 fi
 exec ctest --preset "$preset" --no-tests=error -j "$(nproc)" "${filter[@]}"

@@ -29,7 +29,10 @@ int run(const Options& o, MpiWorld& mpi) {
   start.selfcheck = o.selfcheck;
   start.stop_requested = stop_signal_came;
   listen_for_stop_signals();
-  return Trainer(config, start, mpi.world()).run() == RunEnd::complete ? kExitOk : kExitRequeue;
+  const RunEnd end = Trainer(config, start, mpi.world()).run();
+  if (end == RunEnd::complete) return kExitOk;
+  ignore_stop_signals();
+  return kExitRequeue;
 }
 
 }  // namespace

@@ -27,6 +27,11 @@ void listen_for_stop_signals() {
   sigaction(SIGUSR1, &action, nullptr);
 }
 
+void ignore_stop_signals() {
+  std::signal(SIGTERM, SIG_IGN);
+  std::signal(SIGUSR1, SIG_IGN);
+}
+
 bool stop_signal_came() { return came != 0; }
 
 }  // namespace moe

@@ -10,4 +10,8 @@ void listen_for_stop_signals();
 /// Whether such a signal has come.
 bool stop_signal_came();
 
+/// What the signals asked for is done: from now on they are ignored. (Slurm ends the ranks that are
+/// still on their way out as soon as the first has ended with a code other than 0.)
+void ignore_stop_signals();
+
 }  // namespace moe
