@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 
@@ -6,6 +8,8 @@
 #include "app/mpi_program.h"
 #include "comm/watchdog.h"
 #include "core/stop_signal.h"
+#include "train/model_source.h"
+#include "train/run_plan.h"
 #include "train/trainer.h"
 
 namespace moe {
@@ -14,13 +18,21 @@ namespace {
 struct Options {
   std::string config, resume = "none", init_from;
   std::vector<std::string> set, inject;
-  bool selfcheck = false;
+  bool selfcheck = false, dry_run = false;
+  int ranks = 0;
 };
 
 int run(const Options& o, MpiWorld& mpi) {
   std::vector<std::string> overrides = o.set;
   if (!o.init_from.empty()) overrides.push_back("model.init_from=" + o.init_from);
   const TrainConfig config = load_train_config(o.config, overrides);
+  MOE_REQUIRE(o.dry_run || o.ranks == 0, "--ranks is for --dry-run: mpirun -n sets the ranks");
+  if (o.dry_run) {
+    const ModelConfig model = starting_point(config).first;
+    const int ranks = o.ranks > 0 ? o.ranks : mpi.world().size();
+    if (mpi.world().rank() == 0) fmt::print("{}", to_text(plan_run(config, model, ranks)));
+    return kExitOk;
+  }
   StartOptions start;
   start.resume = o.resume;
   for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
@@ -46,6 +58,7 @@ int main(int argc, char** argv) {
       "  moe-train --config configs/x.yaml\n"
       "  mpirun -n 4 --bind-to none moe-train --config configs/x.yaml --set parallel.expert=2\n"
       "  mpirun -n 2 --bind-to none moe-train --config configs/x.yaml --resume auto\n"
+      "  moe-train --config configs/x.yaml --dry-run --ranks 64\n"
       "SIGUSR1 or SIGTERM to any rank: saves after the step and ends with exit code 75, which "
       "asks\n"
       "to be started again with --resume auto; a second SIGTERM ends at once.\n"};
@@ -62,6 +75,10 @@ int main(int argc, char** argv) {
                    "Take weights alone from a model folder or checkpoint (model.init_from)");
     app.add_option("--inject", o->inject,
                    "Drill: suffer a fault, as KIND:key=value,... (repeatable; docs/drills.md)");
+    app.add_flag("--dry-run", o->dry_run,
+                 "Print ranks, groups, memory per rank and what every collective moves, and stop");
+    app.add_option("--ranks", o->ranks,
+                   "Plan --dry-run for this many ranks; default: those running");
     app.add_flag("--selfcheck", o->selfcheck,
                  "First compute a small batch on the grid and in one process, compare every "
                  "gradient, and refuse to train where they differ");

@@ -29,6 +29,23 @@ ModelSource open_model(const fs::path& path) {
           reader->folder()};
 }
 
+std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) {
+  const auto seed = std::uint64_t(config.run.seed);
+  if (config.model.init_from.empty()) {
+    const ModelConfig model = model_from(config);
+    return {model, initial_weights(model, seed)};
+  }
+  const ModelSource source = open_model(config.model.init_from);
+  ModelConfig model = source.config;
+  apply_model_settings(config, model);
+  if (model.moe.gate_noise == source.config.moe.gate_noise) return {model, source.rows};
+  // Noise switched on for a model without it starts at v1's zeros.
+  return {model, [rows = source.rows, fresh = initial_weights(model, seed)](
+                     const std::string& name, std::int64_t first, std::int64_t count) {
+            return (name.ends_with("router.noise.weight") ? fresh : rows)(name, first, count);
+          }};
+}
+
 LoadedModel::LoadedModel(const ModelSource& source, DType dtype)
     : config_(source.config),
       world_(single_rank()),

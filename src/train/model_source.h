@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <memory>
+#include <utility>
 
 #include "config/model_config.h"
 #include "config/model_parameters.h"
+#include "config/train_config.h"
 #include "nn/transformer.h"
 
 namespace moe {
@@ -21,6 +23,9 @@ struct ModelSource {
 /// `path`: a Hugging Face model folder, a training checkpoint (step-00001000/), or a run's folder,
 /// whose newest checkpoint is meant. Throws InputError when it is none of them.
 ModelSource open_model(const std::filesystem::path& path);
+
+/// The architecture and the weights that a run begins with: its init_from's or random ones.
+std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config);
 
 /// A model of one process, for evaluation and generation.
 class LoadedModel {

@@ -35,24 +35,6 @@ std::vector<fs::path> paths(const std::vector<std::string>& files) {
   return {files.begin(), files.end()};
 }
 
-/// The architecture and the initial weights that the configuration asks for.
-std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) {
-  const auto seed = std::uint64_t(config.run.seed);
-  if (config.model.init_from.empty()) {
-    const ModelConfig model = model_from(config);
-    return {model, initial_weights(model, seed)};
-  }
-  const ModelSource source = open_model(config.model.init_from);
-  ModelConfig model = source.config;
-  apply_model_settings(config, model);
-  if (model.moe.gate_noise == source.config.moe.gate_noise) return {model, source.rows};
-  // Noise switched on for a model without it starts at v1's zeros.
-  return {model, [rows = source.rows, fresh = initial_weights(model, seed)](
-                     const std::string& name, std::int64_t first, std::int64_t count) {
-            return (name.ends_with("router.noise.weight") ? fresh : rows)(name, first, count);
-          }};
-}
-
 EngineOptions engine_options(const TrainConfig& c) {
   EngineOptions o;
   o.dtype = c.model.dtype;

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/run_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/readable.h"
+#include "optim/buckets.h"
+
+namespace moe {
+namespace {
+
+std::int64_t bytes(DType type) { return std::int64_t(size_of(type)); }
+
+std::int64_t sum(const std::vector<std::int64_t>& v) {
+  return std::accumulate(v.begin(), v.end(), std::int64_t{0});
+}
+
+BucketPlan bucket_plan(const TrainConfig& c, const ParameterLayout& layout,
+                       const GridPosition& position) {
+  return {layout, position, accumulator(c.model.dtype), std::int64_t(c.parallel.bucket_mb * 1e6),
+          c.parallel.zero};
+}
+
+RankMemory memory_of(const TrainConfig& c, const ModelConfig& m, const GridPosition& position,
+                     std::int64_t micro_tokens, std::int64_t received) {
+  const ParameterLayout layout(m, position.expert_rank(), position.ep);
+  const DType type = c.model.dtype, acc = accumulator(type);
+  const std::int64_t elements =
+      layout.elements(Placement::replicated) + layout.elements(Placement::expert);
+  RankMemory memory;
+  memory.weights = elements * bytes(type) + c.data.sequence_length * m.head_dim * bytes(acc);
+  memory.gradients = elements * bytes(acc);
+  const BucketPlan plan = bucket_plan(c, layout, position);
+  if (c.parallel.gradient_dtype != acc)
+    for (const Bucket& b : plan.buckets())
+      if (!b.parts.empty()) memory.gradients += b.size * bytes(c.parallel.gradient_dtype);
+  const std::int64_t state = (type == acc ? 2 : 3) * bytes(acc);
+  for (const OwnedRows& o : plan.owned())
+    memory.optimizer += o.rows * layout.all()[o.parameter].cols() * state;
+  memory.activations =
+      activation_bytes(c, m, micro_tokens, received, position.expert_rank(), position.ep);
+  return memory;
+}
+
+/// Activations of one layer.
+struct LayerBytes {
+  std::int64_t kept = 0;     // for backward
+  std::int64_t working = 0;  // in backward, beside what was kept
+};
+
+LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t layer,
+                       std::int64_t tokens, std::int64_t received, const Share& experts, int ep) {
+  const std::int64_t s = bytes(c.model.dtype), a = bytes(accumulator(c.model.dtype));
+  const std::int64_t row = m.hidden_size * s, width = m.heads * m.head_dim;
+  const bool cheap = c.parallel.recompute == Recompute::cheap;
+  const std::int64_t normed = cheap ? 0 : row;
+
+  // Both norms' inputs and results; queries, keys and values; attention's result and log-sum-exps.
+  LayerBytes l;
+  l.kept = tokens * (2 * row + 2 * normed + 2 * a) +
+           tokens * ((2 * width + 2 * m.kv_heads * m.head_dim) * s + m.heads * a);
+  if (!m.is_moe_layer(layer)) {
+    l.kept += tokens * 2 * m.intermediate_size * s;
+    l.working =
+        tokens * (m.intermediate_size * s + 3 * row) + 3 * m.intermediate_size * m.hidden_size * a;
+    return l;
+  }
+
+  const std::int64_t k = m.moe.top_k, e = m.moe.experts;
+  // The gate's numbers per token and expert: logits, probabilities, weights by expert; with noise
+  // its scale, its input, the sample and the noisy logits.
+  std::int64_t per_expert = 3 + (m.moe.gate_noise ? 5 : 0) + (m.moe.gate == GateKind::mlp ? 2 : 0);
+  l.kept += tokens * e * per_expert * a + tokens * k * 6 * a;
+  const std::vector<std::int64_t> sizes = m.layer_expert_sizes(layer);
+  const auto own = sizes.begin() + experts.first;
+  const std::int64_t own_neurons = std::accumulate(own, own + experts.count, std::int64_t{0});
+  const std::int64_t neurons = experts.count == 0 ? 0 : own_neurons / experts.count;
+  // Rows at their experts and what these made of them; each token's k results.
+  const std::int64_t rows_kept = ep == 1 && cheap ? 0 : received * row;
+  l.kept += rows_kept + received * 2 * neurons * s + tokens * k * row;
+  l.working = received * (neurons * s + 2 * row) + tokens * (k + 1) * row +
+              3 * own_neurons * m.hidden_size * a;
+  const std::vector<std::int64_t> shared = m.layer_shared_sizes(layer);
+  if (!shared.empty()) {
+    const auto number = std::int64_t(shared.size());
+    l.kept += tokens * 2 * sum(shared) * s;
+    if (m.moe.shared_gate) l.kept += tokens * number * 2 * row;
+  }
+  return l;
+}
+
+}  // namespace
+
+std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t tokens,
+                              std::int64_t received, int expert_rank, int ep) {
+  const std::int64_t s = bytes(c.model.dtype), a = bytes(accumulator(c.model.dtype));
+  const std::int64_t row = m.hidden_size * s;
+  const Share experts = m.is_moe() ? share_of(m.moe.experts, expert_rank, ep) : Share{0, 0};
+  std::int64_t kept = tokens * row, working = 0;  // the last layer's result
+  for (std::int64_t l = 0; l < m.layers; ++l) {
+    const LayerBytes layer = layer_bytes(c, m, l, tokens, received, experts, ep);
+    const bool whole = c.parallel.recompute != Recompute::block;
+    kept += whole ? layer.kept : tokens * row;
+    working = std::max(working, layer.working + (whole ? 0 : layer.kept));
+  }
+  // A chunk of logits, and the gradients of the head and of its input.
+  const std::int64_t logits =
+      std::min(tokens, std::max<std::int64_t>(16, (32 << 20) / (m.vocab_size * a)));
+  const std::int64_t head = logits * m.vocab_size * (s == a ? a : a + s) +
+                            m.vocab_size * m.hidden_size * a + tokens * row;
+  return kept + std::max(working, head);
+}
+
+RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
+  const int ep = int(c.parallel.expert);
+  require_grid(ranks, ep);
+  MOE_REQUIRE(c.batch.global % ranks == 0, "batch.global is ", c.batch.global, " sequences, which ",
+              ranks, " ranks cannot share evenly: choose a multiple of the number of ranks");
+  const std::int64_t sequences = c.batch.global / ranks, micro = std::min(c.batch.micro, sequences);
+  const std::int64_t micro_tokens = micro * c.data.sequence_length;
+  const std::int64_t pairs = micro_tokens * (m.is_moe() ? m.moe.top_k : 0);
+
+  RunPlan plan;
+  plan.ranks = ranks;
+  plan.ep = ep;
+  const ParameterCounts count = count_parameters(m);
+  plan.parameters = count.total;
+  plan.activated = count.activated;
+  plan.tokens = c.batch.global * c.data.sequence_length;
+  plan.micro_batches = (sequences + c.batch.micro - 1) / c.batch.micro;
+  for (int e = 0; e < ep; ++e) {
+    const std::int64_t received =
+        m.is_moe() ? pairs * ep * share_of(m.moe.experts, e, ep).count / m.moe.experts : 0;
+    plan.memory.push_back(memory_of(c, m, {e, ranks, ep}, micro_tokens, received));
+  }
+
+  const DType type = c.model.dtype, acc = accumulator(type);
+  const auto add = [&](const char* name, const char* group, std::int64_t members,
+                       std::int64_t calls, std::int64_t size) {
+    if (members > 1 && calls > 0) plan.collectives.push_back({name, group, members, calls, size});
+  };
+  std::int64_t moe_layers = 0;
+  for (std::int64_t l = 0; l < m.layers; ++l) moe_layers += m.is_moe_layer(l);
+  const std::int64_t exchanges = moe_layers * plan.micro_batches;
+  const std::int64_t again = c.parallel.recompute == Recompute::block ? 2 : 1;
+  // Evenly spread rows: all but 1/ep of them go to another rank.
+  const std::int64_t travelling = sequences * c.data.sequence_length *
+                                  (m.is_moe() ? m.moe.top_k : 0) * moe_layers * (ep - 1) / ep *
+                                  m.hidden_size * bytes(type);
+  add("rows per expert", "expert", ep, exchanges * again,
+      exchanges * again * m.moe.experts * 8 * (ep - 1) / ep);
+  add("dispatch", "expert", ep, exchanges * again, travelling * again);
+  add("combine", "expert", ep, exchanges * again, travelling * again);
+  add("combine gradient", "expert", ep, exchanges, travelling);
+  add("dispatch gradient", "expert", ep, exchanges, travelling);
+
+  const ParameterLayout layout(m, 0, ep);
+  const BucketPlan buckets = bucket_plan(c, layout, {0, ranks, ep});
+  for (const Placement p : {Placement::replicated, Placement::expert}) {
+    const bool world = p == Placement::replicated;
+    const std::int64_t members = world ? ranks : ranks / ep;
+    const std::int64_t parts = layout.elements(p) * (members - 1) / members;
+    const std::int64_t number = std::count_if(buckets.buckets().begin(), buckets.buckets().end(),
+                                              [p](const Bucket& b) { return b.placement == p; });
+    const char* group = world ? "world" : "data";
+    if (c.parallel.zero) {
+      const DType sent = acc == DType::f64 ? acc : c.parallel.gradient_dtype;
+      add(world ? "gradients (reduce-scatter)" : "expert gradients (reduce-scatter)", group,
+          members, number, parts * bytes(sent));
+      add(world ? "weights (all-gather)" : "expert weights (all-gather)", group, members, number,
+          parts * bytes(type));
+    } else {
+      add(world ? "gradients (all-reduce)" : "expert gradients (all-reduce)", group, members,
+          number, 2 * parts * bytes(acc));
+    }
+  }
+  return plan;
+}
+
+std::string to_text(const RunPlan& plan) {
+  const int dp = plan.ranks / plan.ep;
+  std::string text =
+      fmt::format("{} ranks: {} expert parallel x {} data parallel\n", plan.ranks, plan.ep, dp);
+  const auto list = [](int first, int count, int stride) {
+    std::string ranks;
+    for (int i = 0; i < count; ++i) {
+      if (i == 4 && count > 6) {
+        ranks += fmt::format(", ... {}", first + (count - 1) * stride);
+        break;
+      }
+      ranks += fmt::format("{}{}", i > 0 ? ", " : "", first + i * stride);
+    }
+    return ranks;
+  };
+  text += fmt::format("  expert groups ({}): ranks {}{}\n", dp, list(0, plan.ep, 1),
+                      dp > 1 ? "; " + list(plan.ep, plan.ep, 1) + (dp > 2 ? "; ..." : "") : "");
+  text +=
+      fmt::format("  data groups ({}):   ranks {}{}\n", plan.ep, list(0, dp, plan.ep),
+                  plan.ep > 1 ? "; " + list(1, dp, plan.ep) + (plan.ep > 2 ? "; ..." : "") : "");
+  text +=
+      fmt::format("{} parameters, {} activated per token\n",
+                  readable_count(double(plan.parameters)), readable_count(double(plan.activated)));
+  text += fmt::format("{} tokens a step, {} micro-batches per rank\n",
+                      readable_count(double(plan.tokens)), plan.micro_batches);
+
+  const auto by_total = [](const RankMemory& a, const RankMemory& b) {
+    return a.total() < b.total();
+  };
+  const auto [least, most] = std::minmax_element(plan.memory.begin(), plan.memory.end(), by_total);
+  text += fmt::format("\nmemory of a rank, MB        most      least\n");
+  const auto line = [&](const char* name, std::int64_t a, std::int64_t b) {
+    text += fmt::format("  {:<20} {:>9.1f}  {:>9.1f}\n", name, double(a) / 1e6, double(b) / 1e6);
+  };
+  line("weights", most->weights, least->weights);
+  line("gradients", most->gradients, least->gradients);
+  line("optimizer", most->optimizer, least->optimizer);
+  line("activations (about)", most->activations, least->activations);
+  line("total", most->total(), least->total());
+  text +=
+      "  activations with balanced routing; an expert that draws more than its share adds its "
+      "rows\n";
+
+  if (plan.collectives.empty()) return text + "\nno collective moves data: one rank\n";
+  text += fmt::format("\n{:<36} {:<7} {:>5} {:>12} {:>16}\n", "collective", "group", "ranks",
+                      "calls a step", "MB sent by a rank");
+  for (const PlannedCollective& c : plan.collectives)
+    text += fmt::format("{:<36} {:<7} {:>5} {:>12} {:>16.2f}\n", c.name, c.group, c.members,
+                        c.calls, double(c.bytes) / 1e6);
+  return text;
+}
+
+}  // namespace moe
