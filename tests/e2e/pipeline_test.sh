@@ -4,16 +4,12 @@
 # two ranks, kill -9 on the way, resume, other layouts, export, evaluation, generation.
 # Usage: pipeline_test.sh BUILD_FOLDER
 set -u
+source "$(dirname "${BASH_SOURCE[0]}")/../support/small_run.sh"
 export PATH="$(realpath "$1"):$PATH"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 cd "$work" || exit 1
-
-fail() {
-  echo "FAILED: $*"
-  exit 1
-}
 
 # Runs a command that must succeed; its output is shown when it does not.
 must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
@@ -31,15 +27,7 @@ loss_of() {
 # check EXPRESSION: awk's truth about numbers.
 check() { awk "BEGIN { exit !($1) }" || fail "$1"; }
 
-# Token i + 1 follows from token i: i -> 3 i + (1 or 2), so that there is something to learn.
-awk 'BEGIN {
-  srand(1)
-  for (d = 0; d < 400; d++) {
-    t = 2 + int(rand() * 60); line = "1"
-    for (i = 0; i < 60; i++) { line = line "," t; t = 2 + (3 * t + int(rand() * 2)) % 60 }
-    print "{\"input_ids\":[" line "]}"
-  }
-}' > ids.jsonl
+small_corpus
 must moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers --output train.h5 \
   --held-out 40 --held-out-output held-out.h5
 must moe-data verify train.h5 held-out.h5

@@ -93,10 +93,16 @@ moe-checkpoint verify full > last.log || fail 'no good checkpoint is left'
 resumes full
 
 # Three bad steps, back to step 20, on with other data; then a run that nothing helps.
-ends 0 60 mpi --set run.folder=nan --set guard.max_skipped=3 --inject nan:rank=1,step=35-37
+drill=(--set guard.max_skipped=3 --inject nan:rank=1,step=35-37)
+ends 0 60 mpi --set run.folder=nan "${drill[@]}"
 has 'back to step 20, on with other data \(rollback 1 of 3\)' last.log
 [ "$(tail -n 1 nan/metrics.jsonl | grep -c '"skipped_steps":3,"rollbacks":1')" = 1 ] ||
   fail "not counted: $(tail -n 1 nan/metrics.jsonl)"
+# The same, killed between the rollback and the next save: the same bits.
+ends 137 60 mpi --set run.folder=both "${drill[@]}" --inject dead:rank=0,step=25,rollbacks=1
+ends 0 60 mpi --set run.folder=both "${drill[@]}" --resume auto
+ends 0 60 moe-checkpoint diff nan both
+ends 1 60 moe-checkpoint diff nan straight
 ends 1 60 mpi --set run.folder=lost --set guard.max_rollbacks=1 --inject nan:rank=1,step=30-60 \
   --inject nan:rank=1,step=30-60,rollbacks=1
 has 'after 1 rollbacks: metrics.jsonl says why' last.log

@@ -2,7 +2,7 @@
 # Sourced by scripts: the data and the configuration of a small run, in the working folder.
 
 # Token i + 1 follows from token i: i -> 3 i + (1 or 2), so that there is something to learn.
-small_run() {
+small_corpus() {
   awk 'BEGIN {
     srand(1)
     for (d = 0; d < 400; d++) {
@@ -11,6 +11,11 @@ small_run() {
       print "{\"input_ids\":[" line "]}"
     }
   }' > ids.jsonl
+}
+
+# train.h5 and run.yaml: two ranks, two layers, four experts, 60 steps in less than a second.
+small_run() {
+  small_corpus
   moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers --output train.h5 \
     > data.log 2>&1 || { cat data.log; return 1; }
   cat > run.yaml << 'YAML'
