@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Sourced by launchers.
 
 # run_job COMMAND...: runs a launcher (mpirun, srun) and returns its exit code. SIGTERM or SIGUSR1 to

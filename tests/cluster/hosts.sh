@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Sourced by scripts: two network namespaces of this machine as hosts with names, addresses and a
 # link of their own. Needs root and iproute2.
 

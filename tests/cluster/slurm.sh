@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Sourced by scripts: a real Slurm of one controller and two nodes, each in a network namespace of
 # this machine. Needs root, iproute2, slurm-wlm and munge.
 

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Sourced by scripts: the data and the configuration of a small run, in the working folder.
 
 # Token i + 1 follows from token i: i -> 3 i + (1 or 2), so that there is something to learn.
