@@ -37,6 +37,7 @@ int run(const Options& o, MpiWorld& mpi) {
   start.resume = o.resume;
   for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
   start.threads = set_threads(config.run.threads, mpi.local_ranks());
+  start.host = mpi.host();
   const Watchdog watchdog(config.parallel.watchdog_seconds);
   start.selfcheck = o.selfcheck;
   start.stop_requested = stop_signal_came;

@@ -103,12 +103,14 @@ class MpiWorld {
   Communicator& world() { return *world_; }
   /// Ranks on this host, for the default number of threads per rank.
   int local_ranks() const { return local_ranks_; }
+  /// Stands for this host: its lowest rank.
+  int host() const { return host_; }
   /// Prints "rank R: reason" and ends every process of the job with `exit_code`.
   [[noreturn]] void abort(const std::string& reason, int exit_code);
 
  private:
   std::unique_ptr<Communicator> world_;
-  int local_ranks_ = 1;
+  int local_ranks_ = 1, host_ = 0;
 };
 
 }  // namespace moe

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "comm/hierarchical_comm.h"
+
 namespace moe {
 
 void require_grid(int world, int ep) {
@@ -14,11 +16,13 @@ void require_grid(int world, int ep) {
               world, world == 1 ? " rank" : " ranks", ": choose ", join(choices, ", "));
 }
 
-ProcessGrid::ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange)
+ProcessGrid::ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange, int host)
     : world_(world), exchange_(exchange) {
   require_grid(world.size(), ep);
   const int data_rank = world.rank() / ep, expert_rank = world.rank() % ep;
-  expert_ = world.split(data_rank, expert_rank);
+  if (exchange.ranks_per_host > 0) host = world.rank() / int(exchange.ranks_per_host);
+  expert_ = choose_all_to_all(world.split(data_rank, expert_rank), exchange.all_to_all, host,
+                              world.rank());
   data_ = world.split(expert_rank, data_rank);
 }
 

@@ -29,8 +29,9 @@ void require_grid(int world, int ep);
 /// once); the copies of one expert sit in a data group.
 class ProcessGrid {
  public:
-  /// As require_grid(). Collective. Keeps a reference to `world`.
-  ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {});
+  /// host: a number that stands for this rank's host. As require_grid(). Collective. Keeps a
+  /// reference to `world`.
+  ProcessGrid(Communicator& world, int ep, const ExchangeOptions& exchange = {}, int host = 0);
 
   Communicator& world() const { return world_; }
   Communicator& expert_group() const { return *expert_; }

@@ -44,8 +44,8 @@ struct ParameterSpec {
   bool decay = true;
   /// For expert parameters, the first row of each expert and the total: E + 1 offsets.
   std::vector<std::int64_t> expert_offsets = {};
-  /// Gradient descent changes it. Others are set by rules of their own; they are replicated and kept
-  /// in the accumulator's type, so that bf16 never rounds them.
+  /// Gradient descent changes it. Others are set by rules of their own; they are replicated and
+  /// kept in the accumulator's type, so that bf16 never rounds them.
   bool trained = true;
 };
 

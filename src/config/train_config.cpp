@@ -105,6 +105,14 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
       {"exchange_chunks", &c.exchange.chunks,
        "parts in which tokens travel to a rank's experts, while those of other parts compute; 1: "
        "nothing overlaps; results are the same to the bit"},
+      {"all_to_all",
+       config_choice(c.exchange.all_to_all, {{"auto", AllToAll::automatic},
+                                             {"flat", AllToAll::flat},
+                                             {"hierarchical", AllToAll::hierarchical}}),
+       "road of tokens within an expert group: from rank to rank, or between hosts and then within "
+       "them; auto: the latter with several ranks on each of several hosts"},
+      {"ranks_per_host", &c.exchange.ranks_per_host,
+       "ranks that all_to_all takes for those of one host, in order; 0: as MPI finds"},
       {"bucket_mb", &c.bucket_mb, "size of a gradient reduction, MB"},
       {"zero", &c.zero,
        "each rank keeps and updates its share of the optimizer state alone (ZeRO stage 1)"},
@@ -251,6 +259,7 @@ void TrainConfig::validate() const {
   at_least("batch.micro", batch.micro, 1);
   at_least("parallel.expert", parallel.expert, 1);
   at_least("parallel.exchange_chunks", parallel.exchange.chunks, 1);
+  at_least("parallel.ranks_per_host", parallel.exchange.ranks_per_host, 0);
   positive("parallel.bucket_mb", parallel.bucket_mb);
   MOE_REQUIRE(parallel.gradient_dtype == DType::f32 || (parallel.zero && model.dtype != DType::f64),
               "parallel.gradient_dtype bf16 needs parallel.zero and a model.dtype of f32 or bf16");

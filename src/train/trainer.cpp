@@ -62,7 +62,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     : config_(std::move(config)),
       start_(start),
       world_(world),
-      grid_(world, int(config_.parallel.expert), config_.parallel.exchange),
+      grid_(world, int(config_.parallel.expert), config_.parallel.exchange, start.host),
       guard_(config_.guard) {
   MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
               " sequences, which ", world.size(),

@@ -27,6 +27,7 @@ struct StartOptions {
   /// there is none; else a checkpoint's folder.
   std::string resume = "none";
   int threads = 1;  // per rank, for the record in checkpoints
+  int host = 0;     // stands for this rank's host
   /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.
   std::function<bool()> stop_requested = [] { return false; };
   std::vector<Fault> faults;  // to suffer, as drills

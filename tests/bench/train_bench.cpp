@@ -12,9 +12,9 @@
 #include <functional>
 #include <vector>
 
+#include "bench_model.h"
 #include "bench_support.h"
 #include "kernels/backend.h"
-#include "train/engine.h"
 #include "train/step_metrics.h"
 
 namespace moe {
@@ -40,21 +40,6 @@ class Yardstick {
          c_ = Tensor::empty({2048, 2048}, DType::f32);
 };
 
-ModelConfig bench_model() {
-  ModelConfig c;
-  c.vocab_size = 8192;
-  c.hidden_size = 512;
-  c.intermediate_size = 2048;
-  c.layers = 8;
-  c.heads = c.kv_heads = 8;
-  c.head_dim = 64;
-  c.moe.experts = 8;
-  c.moe.top_k = 2;
-  c.moe.expert_sizes.assign(8, std::vector<std::int64_t>(8, 256));
-  c.moe.score_scale.assign(8, 4);
-  return c;
-}
-
 void bench_step(int rounds, Yardstick& yardstick) {
   constexpr std::int64_t sequences = 4, length = 512, tokens = sequences * length;
   const ModelConfig config = bench_model();
@@ -63,17 +48,7 @@ void bench_step(int rounds, Yardstick& yardstick) {
   EngineOptions options;
   options.micro_batch = sequences;
   Engine engine(config, options, grid, initial_weights(config, 1));
-  Batch batch;
-  batch.tokens = Tensor::empty({sequences, length}, DType::i32);
-  batch.labels = Tensor::empty({sequences, length}, DType::i32);
-  const Philox random(2, RandomPurpose::test);
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    batch.tokens.data<std::int32_t>()[i] = std::int32_t(random.below(std::uint64_t(i), 8192));
-    batch.labels.data<std::int32_t>()[i] =
-        std::int32_t(random.below(std::uint64_t(tokens + i), 8192));
-  }
-  batch.sequence_ids = {0, 1, 2, 3};
-  batch.domains.assign(4, 0);
+  const Batch batch = bench_batch(0, sequences, length);
   const double flops = step_flops(config, tokens, length);
   std::vector<double> step, gemm;
   std::map<std::string, std::vector<double>> phases;

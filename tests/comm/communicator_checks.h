@@ -6,12 +6,14 @@
 
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/hierarchical_comm.h"
 #include "comm/process_grid.h"
 #include "core/rng.h"
 
@@ -22,6 +24,13 @@ namespace moe::checks {
 inline const std::vector<DType> kSummable = {DType::f32, DType::bf16, DType::f64, DType::i64};
 inline const std::vector<DType> kAll = {DType::f32, DType::bf16, DType::f64, DType::i32,
                                         DType::i64, DType::u8,   DType::f16};
+
+/// All of `world`, its all_to_all by way of hosts with `ranks` ranks each.
+inline std::unique_ptr<Communicator> by_way_of_hosts_of(Communicator& world, int ranks) {
+  std::vector<int> members(std::size_t(world.size()), 0);
+  std::iota(members.begin(), members.end(), 0);
+  return by_way_of_hosts(world.split(0, world.rank()), ranks, members);
+}
 
 template <class T>
 T as(double value) {

@@ -15,8 +15,20 @@ TEST_P(MpiComm, Does) { GetParam().run(mpi_world().world()); }
 INSTANTIATE_TEST_SUITE_P(Mpi, MpiComm, testing::ValuesIn(checks::kChecks),
                          [](const auto& test) { return test.param.name; });
 
+/// The same by way of "hosts" of two ranks each.
+class HierarchicalMpiComm : public testing::TestWithParam<checks::Check> {};
+
+TEST_P(HierarchicalMpiComm, Does) {
+  if (mpi_world().world().size() % 2 != 0) GTEST_SKIP() << "needs an even number of ranks";
+  GetParam().run(*checks::by_way_of_hosts_of(mpi_world().world(), 2));
+}
+
+INSTANTIATE_TEST_SUITE_P(Mpi, HierarchicalMpiComm, testing::ValuesIn(checks::kChecks),
+                         [](const auto& test) { return test.param.name; });
+
 TEST(MpiWorld, KnowsTheRanksOfThisHost) {
   EXPECT_EQ(mpi_world().local_ranks(), mpi_world().world().size());
+  EXPECT_EQ(mpi_world().host(), 0);
 }
 
 TEST(MpiComm, ReducesAndBroadcastsLargeTensorsInPieces) {

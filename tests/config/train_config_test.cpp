@@ -107,6 +107,7 @@ TEST(TrainConfig, ValidationNamesTheKey) {
       {"batch.micro=0", "batch.micro must be at least 1, is 0"},
       {"parallel.expert=0", "parallel.expert must be at least 1, is 0"},
       {"parallel.exchange_chunks=0", "parallel.exchange_chunks must be at least 1, is 0"},
+      {"parallel.ranks_per_host=-1", "parallel.ranks_per_host must be at least 0, is -1"},
       {"parallel.bucket_mb=0", "parallel.bucket_mb must be positive, is 0"},
       {"parallel={zero: false, gradient_dtype: bf16}",
        "parallel.gradient_dtype bf16 needs parallel.zero and a model.dtype of f32 or bf16"},

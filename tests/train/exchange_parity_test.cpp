@@ -49,5 +49,20 @@ TEST(ExchangeParity, ChunksAndRecomputeChangeNoBit) {
   }
 }
 
+/// Two "hosts" of two ranks, which hold 2, 2, 2 and 1 of seven experts.
+TEST(ExchangeParity, TheWayByHostsChangesNoBit) {
+  const EngineOptions options = parity_options(DType::f32);
+  run_ranks(4, [&](Communicator& world) {
+    const Outcome flat = run_job(world, 4, seven_experts(), options, {.chunks = 1});
+    for (const std::int64_t chunks : {1, 2}) {
+      const ExchangeOptions hosts = {
+          .chunks = chunks, .all_to_all = AllToAll::hierarchical, .ranks_per_host = 2};
+      EXPECT_EQ(differences(run_job(world, 4, seven_experts(), options, hosts), flat, {0, 0, 0}),
+                "")
+          << chunks << " chunks";
+    }
+  });
+}
+
 }  // namespace
 }  // namespace moe
