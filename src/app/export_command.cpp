@@ -43,8 +43,8 @@ Exported open_folder(const fs::path& path) {
   Exported e;
   e.config = folder->config();
   e.dtype = folder->stored_dtype();
-  e.rows = [folder, as = e.dtype](const std::string& name, std::int64_t first, std::int64_t count) {
-    return folder->read(name, first, count, as);
+  e.rows = [folder](const std::string& name, std::int64_t first, std::int64_t count) {
+    return folder->read(name, first, count, folder->stored_dtype(name));
   };
   e.tokenizer_from = fs::absolute(path);
   if (fs::exists(path / kNeuronIndices)) e.indices = path / kNeuronIndices;

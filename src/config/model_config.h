@@ -36,6 +36,9 @@ struct MoeConfig {
   double shared_scale = 1;
   GateKind gate = GateKind::mlp;
   bool gate_bias = false;  // linear gate: logits = W x + b
+  /// Experts are chosen by softmax + a bias per expert, which weights do not see and gradients do
+  /// not reach: loss-free balancing (DeepSeek-V3). Nothing to do with gate_bias.
+  bool selection_bias = false;
   /// Noisy top-k gating in training (Shazeer et al. 2017): the checkpoint holds noise weights.
   bool gate_noise = true;
   double noise_epsilon = 1e-2;

@@ -62,6 +62,7 @@ void fields(Config& c, F&& f) {
 std::string model_config_to_json(const ModelConfig& config) {
   nlohmann::ordered_json j;
   fields(config, [&](const char* key, const auto& value) { j[key] = value; });
+  j["selection_bias"] = config.moe.selection_bias;
   j["rope_scaling"] = name_of(config.rope_scaling.kind);
   j["gate"] = config.moe.gate == GateKind::linear ? "linear" : "mlp";
   return j.dump(1) + "\n";
@@ -72,6 +73,8 @@ ModelConfig model_config_from_json(const std::string& text, const std::string& w
   try {
     const json j = json::parse(text);
     fields(c, [&](const char* key, auto& value) { j.at(key).get_to(value); });
+    // Models written before there was such a bias do not say.
+    c.moe.selection_bias = j.value("selection_bias", false);
     const auto rope = j.at("rope_scaling").get<std::string>();
     bool known = false;
     for (const auto kind :

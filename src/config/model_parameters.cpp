@@ -43,6 +43,14 @@ std::vector<ParameterSpec> model_parameters(const ModelConfig& c) {
     if (c.moe.gate_noise)
       list.push_back(
           {layer + "router.noise.weight", {e, h}, Placement::replicated, Initial::zeros});
+    if (c.moe.selection_bias)
+      list.push_back({layer + "router.selection_bias",
+                      {e},
+                      Placement::replicated,
+                      Initial::zeros,
+                      false,
+                      {},
+                      false});
     std::vector<std::int64_t> offsets = {0};
     for (const std::int64_t n : c.layer_expert_sizes(l)) offsets.push_back(offsets.back() + n);
     for (const char* part : {"gate", "up", "down"})

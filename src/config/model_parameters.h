@@ -30,6 +30,7 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   layers.N.router.bias [E]                                       with gate_bias
 ///   layers.N.router.hidden.weight [E, H], .output.weight [E, E]    mlp gate
 ///   layers.N.router.noise.weight [E, H]                            with gate_noise
+///   layers.N.router.selection_bias [E]                             with selection_bias
 ///   norm.weight [H]
 ///   head.weight [V, H]                                             unless tied
 ///

@@ -38,7 +38,8 @@ struct RouterOptions {
     return left > 0 ? left : 0;
   }
 
-  /// Pairs that an expert takes from a sequence of `tokens`: ceil(capacity_factor * tokens * k / E).
+  /// Pairs that an expert takes from a sequence of `tokens`: ceil(capacity_factor * tokens * k /
+  /// E).
   std::int64_t capacity(std::int64_t tokens, std::int64_t top_k, std::int64_t experts) const {
     const double pairs = capacity_factor * double(tokens * top_k) / double(experts);
     return std::int64_t(std::ceil(pairs * (1 - 1e-12)));  // 1.1 * 50 is 55 and a little more

@@ -193,6 +193,8 @@ ConfigSection keys_of_router(RouterOptions& c) {
        "steps in which gate noise falls in a straight line to none; 0: it stays"},
       {"capacity_factor", &c.capacity_factor,
        "pairs that an expert takes from a sequence, over the mean, the lightest dropped; 0: all"},
+      {"bias_update_rate", &c.bias_update_rate,
+       "change of an expert's selection bias after each step (loss-free balancing); 0: none"},
   }};
 }
 
@@ -309,6 +311,9 @@ void TrainConfig::validate() const {
   MOE_REQUIRE(std::isfinite(router.capacity_factor), "router.capacity_factor must be finite, is ",
               router.capacity_factor);
   at_least("router.capacity_factor", router.capacity_factor, 0);
+  at_least("router.bias_update_rate", router.bias_update_rate, 0);
+  MOE_REQUIRE(router.bias_update_rate < 1, "router.bias_update_rate must be below 1, the largest ",
+              "probability, is ", router.bias_update_rate);
   if (model.init_from.empty()) (void)model_from(*this);
 }
 
@@ -408,9 +413,12 @@ void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
                     !m.softmax_over_all,
                 "model.top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
                 "experts");
+    MOE_REQUIRE(config.router.bias_update_rate == 0,
+                "router.bias_update_rate needs a model with experts");
     loaded.validate();
     return;
   }
+  if (config.router.bias_update_rate > 0) loaded.moe.selection_bias = true;
   loaded.moe.top_k = m.top_k.value_or(loaded.moe.top_k);
   MOE_REQUIRE(loaded.moe.top_k >= 1 && loaded.moe.top_k <= loaded.moe.experts,
               "model.top_k must lie between 1 and the number of experts (", loaded.moe.experts,

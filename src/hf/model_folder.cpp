@@ -237,6 +237,9 @@ const fs::path& ModelFolder::path() const { return state_->path; }
 const ModelConfig& ModelFolder::config() const { return state_->config.config; }
 ModelFormat ModelFolder::format() const { return state_->config.format; }
 DType ModelFolder::stored_dtype() const { return state_->stored_dtype; }
+DType ModelFolder::stored_dtype(const std::string& parameter) const {
+  return state_->parameter(parameter).sources.front().dtype;
+}
 
 Tensor ModelFolder::read(const std::string& name, std::int64_t first, std::int64_t rows,
                          DType as) const {

@@ -35,6 +35,8 @@ class ModelFolder {
   ModelFormat format() const;
   /// Type of the stored weights (of the embedding, where they differ): f32, bf16, f16 or f64.
   DType stored_dtype() const;
+  /// Type that one parameter is stored in (its first tensor, where they differ).
+  DType stored_dtype(const std::string& parameter) const;
 
   /// Rows [first, first + rows) of a parameter, as f32, bf16, f64 or f16. Touches no more of the
   /// files than those rows, so reading some experts leaves the others on disk. Safe from many

@@ -80,7 +80,7 @@ struct Shard {
 };
 
 std::int64_t piece_bytes(const StoredPiece& piece, DType dtype) {
-  std::int64_t bytes = std::int64_t(size_of(dtype));
+  std::int64_t bytes = std::int64_t(size_of(piece.stored_as(dtype)));
   for (const std::int64_t n : piece.shape) bytes *= n;
   return bytes;
 }
@@ -152,7 +152,7 @@ class PieceWriter {
               piece.first_row + first, " to ", piece.first_row + first + count, " of ", p.parameter,
               " with ", p.cols, " columns, got shape ", join(t.shape()));
     if (t.device() != Device::cpu) t = t.to(Device::cpu);
-    return scaled_to(t, piece.scale, dtype_, piece.tensor);
+    return scaled_to(t, piece.scale, piece.stored_as(dtype_), piece.tensor);
   }
 
   const ParameterRows& rows_;
@@ -176,7 +176,8 @@ void write_weights(const fs::path& folder, const std::vector<Shard>& shards,
     const std::string file = shard_name(i, shards.size());
     std::vector<SafetensorsWriter::Declaration> declared;
     for (const Part& part : shards[i].parts) {
-      declared.push_back({part.piece->tensor, options.dtype, part.piece->shape});
+      declared.push_back(
+          {part.piece->tensor, part.piece->stored_as(options.dtype), part.piece->shape});
       map[part.piece->tensor] = file;
     }
     SafetensorsWriter out(folder / file, declared);

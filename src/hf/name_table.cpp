@@ -143,6 +143,7 @@ class Namer {
     Shape shape = spec_.shape;
     if (transposed) std::swap(shape.at(0), shape.at(1));
     stored_.pieces.push_back({std::move(tensor), std::move(shape), 0, stored_.rows, transposed});
+    stored_.pieces.back().keeps_f32 = !spec_.trained;
   }
 
   /// One tensor for each expert.

@@ -19,6 +19,12 @@ struct StoredPiece {
   bool transposed = false;
   double scale = 1;              // the parameter's rows times this are what a written folder stores
   std::string alternative = {};  // another name that folders written elsewhere may use
+  bool keeps_f32 = false;        // not rounded to a folder's 16-bit type
+
+  /// The type it has in a folder written as `folder`.
+  DType stored_as(DType folder) const {
+    return keeps_f32 && size_of(folder) < size_of(DType::f32) ? DType::f32 : folder;
+  }
 };
 
 /// Where a folder keeps a parameter: pieces in the order of their rows, covering all of them.

@@ -104,6 +104,9 @@ void require_representable(const ModelConfig& c, ModelFormat format) {
               " weighs experts by the softmax over the chosen ones, the model by the softmax over "
               "all: write native");
   MOE_REQUIRE(!c.moe.gate_bias, name(format), " has no place for the gate's bias: write native");
+  MOE_REQUIRE(!c.moe.selection_bias, name(format),
+              " has no place for the router's selection bias (router.bias_update_rate), without "
+              "which other experts would be chosen: write native");
   if (format == ModelFormat::llama_moe) return require_llama_moe(c);
   require_mixtral_gate_and_sizes(c, format);
   if (format == ModelFormat::llama_moe_v2) return require_llama_moe_v2(c);

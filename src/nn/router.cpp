@@ -27,6 +27,7 @@ Router::Router(const ModelConfig& config, const ParameterStore& parameters, std:
     output_ = parameters[layer_name(layer, "output.weight")];
   }
   if (moe_.gate_noise) noise_ = parameters[layer_name(layer, "noise.weight")];
+  if (moe_.selection_bias) selection_bias_ = parameters[layer_name(layer, "selection_bias")];
 }
 
 RouterScores Router::scores(const Variable& x, const ForwardContext& context) const {
@@ -61,13 +62,13 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
             context.tokens(), " tokens");
   MOE_CHECK(!context.training || context.tokens() > 0, "training needs tokens on every rank");
   RouterScores s = scores(x, context);
-  if (context.training || context.statistics != nullptr) {
+  if (context.training || context.statistics != nullptr || moe_.selection_bias) {
     // Only the Switch loss learns through them.
     const bool learns = context.training && context.router.switch_top_k > 0;
     s.probabilities = ops::softmax(learns ? s.noisy : Variable::constant(s.noisy.value));
   }
   const ops::Routing routing =
-      ops::choose_experts(with_hot_expert(s.noisy.value, context), moe_.top_k, context.valid);
+      ops::choose_experts(selection_scores(s, context), moe_.top_k, context.valid);
   RouterOutput out;
   out.weights = ops::router_weights(
       s.noisy, routing.indices,
@@ -75,13 +76,23 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   out.indices = within_capacity(routing.indices, out.weights.value, context);
   RouterLosses losses;
   if (context.training) {
-    const bool smooth_load = s.sigma.value.defined() && moe_.top_k < moe_.experts;
+    // The smooth load is of a choice by noisy logits alone.
+    const bool smooth_load = s.sigma.value.defined() && moe_.top_k < moe_.experts &&
+                             !moe_.selection_bias && context.hot_expert.expert < 0;
     losses = router_losses(s, routing, out.weights, smooth_load, context, layer_, world_);
     out.loss = losses.total();
   }
   if (context.statistics != nullptr && !recomputing())
     count(routing.indices, out.indices, s.probabilities.value, losses, context);
   return out;
+}
+
+Tensor Router::selection_scores(const RouterScores& scores, const ForwardContext& context) const {
+  if (!moe_.selection_bias) return with_hot_expert(scores.noisy.value, context);
+  return with_hot_expert(ops::add_row(Variable::constant(scores.probabilities.value),
+                                      Variable::constant(selection_bias_.value))
+                             .value,
+                         context);
 }
 
 void Router::count(const Tensor& chosen, const Tensor& placed, const Tensor& probabilities,

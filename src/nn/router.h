@@ -30,6 +30,7 @@ class Router {
 
  private:
   RouterScores scores(const Variable& x, const ForwardContext& context) const;
+  Tensor selection_scores(const RouterScores& scores, const ForwardContext& context) const;
   Tensor within_capacity(const Tensor& chosen, const Tensor& weights,
                          const ForwardContext& context) const;
   void count(const Tensor& chosen, const Tensor& placed, const Tensor& probabilities,
@@ -41,6 +42,7 @@ class Router {
   Variable linear_, bias_;    // [E, H], [E] when the model has it
   Variable hidden_, output_;  // mlp: [E, H], [E, E]
   Variable noise_;            // [E, H] when the model has it
+  Variable selection_bias_;   // acc[E] when the model has it
 };
 
 }  // namespace moe

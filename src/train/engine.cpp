@@ -7,6 +7,7 @@
 
 #include "comm/collective_log.h"
 #include "comm/watchdog.h"
+#include "optim/selection_bias.h"
 #include "train/step_statistics.h"
 
 namespace moe {
@@ -129,6 +130,8 @@ void Engine::update(StepResult& result, double learning_rate) {
   optimizer_->step(*gradients_, learning_rate, result.clip,
                    [this](std::size_t bucket) { gather_->start(bucket); });
   remember_counts(result);
+  if (options_.router.bias_update_rate > 0)
+    update_selection_bias(parameters_, result.loads, options_.router.bias_update_rate);
   for (const auto& [phase, waited] : take_waiting_seconds())
     result.exposed_seconds[phase] += waited;
 }

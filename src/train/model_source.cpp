@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/model_source.h"
 
+#include <set>
+
 #include "hf/model_folder.h"
 #include "train/checkpoint.h"
 
@@ -12,12 +14,11 @@ ModelSource open_model(const fs::path& path) {
               ": no such folder: give a Hugging Face model folder or a training checkpoint");
   if (fs::exists(path / "config.json")) {
     auto folder = std::make_shared<const ModelFolder>(path);
-    const DType stored = folder->stored_dtype();
-    // f32 holds what f16 and bf16 do; kernels compute on neither f16.
-    const DType as = stored == DType::f16 ? DType::f32 : stored;
     return {folder->config(),
-            [folder, as](const std::string& name, std::int64_t first, std::int64_t count) {
-              return folder->read(name, first, count, as);
+            [folder](const std::string& name, std::int64_t first, std::int64_t count) {
+              // f32 holds what f16 does, on which no kernel computes.
+              const DType stored = folder->stored_dtype(name);
+              return folder->read(name, first, count, stored == DType::f16 ? DType::f32 : stored);
             },
             path};
   }
@@ -29,6 +30,16 @@ ModelSource open_model(const fs::path& path) {
           reader->folder()};
 }
 
+ParameterRows with_new_parameters(ParameterRows rows, const ModelConfig& was,
+                                  const ModelConfig& model, std::uint64_t seed) {
+  std::set<std::string> known;
+  for (const ParameterSpec& p : model_parameters(was)) known.insert(p.name);
+  return [rows = std::move(rows), known = std::move(known), fresh = initial_weights(model, seed)](
+             const std::string& name, std::int64_t first, std::int64_t count) {
+    return (known.contains(name) ? rows : fresh)(name, first, count);
+  };
+}
+
 std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) {
   const auto seed = std::uint64_t(config.run.seed);
   if (config.model.init_from.empty()) {
@@ -38,12 +49,7 @@ std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) 
   const ModelSource source = open_model(config.model.init_from);
   ModelConfig model = source.config;
   apply_model_settings(config, model);
-  if (model.moe.gate_noise == source.config.moe.gate_noise) return {model, source.rows};
-  // Noise switched on for a model without it starts at v1's zeros.
-  return {model, [rows = source.rows, fresh = initial_weights(model, seed)](
-                     const std::string& name, std::int64_t first, std::int64_t count) {
-            return (name.ends_with("router.noise.weight") ? fresh : rows)(name, first, count);
-          }};
+  return {model, with_new_parameters(source.rows, source.config, model, seed)};
 }
 
 LoadedModel::LoadedModel(const ModelSource& source, DType dtype)

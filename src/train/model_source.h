@@ -24,6 +24,11 @@ struct ModelSource {
 /// whose newest checkpoint is meant. Throws InputError when it is none of them.
 ModelSource open_model(const std::filesystem::path& path);
 
+/// `rows` of a model as it `was`, and initial ones of the parameters that `model` has beside those:
+/// noise and selection bias of routers, when a run switches them on.
+ParameterRows with_new_parameters(ParameterRows rows, const ModelConfig& was,
+                                  const ModelConfig& model, std::uint64_t seed);
+
 /// The architecture and the weights that a run begins with: its init_from's or random ones.
 std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config);
 

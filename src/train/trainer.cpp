@@ -76,7 +76,8 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     reader = std::make_shared<const CheckpointReader>(*checkpoint);
     model = reader->model_config();
     apply_model_settings(config_, model);
-    weights = weights_in(reader);
+    weights = with_new_parameters(weights_in(reader), reader->model_config(), model,
+                                  std::uint64_t(config_.run.seed));
   } else {
     std::tie(model, weights) = starting_point(config_);
   }
@@ -291,7 +292,8 @@ void Trainer::roll_back() {
   const MixtureState onward = mixture_;
   const Guard now = guard_;
   const auto reader = std::make_shared<const CheckpointReader>(*target);
-  engine_->load_weights(weights_in(reader));
+  engine_->load_weights(with_new_parameters(weights_in(reader), reader->model_config(),
+                                            engine_->config(), std::uint64_t(config_.run.seed)));
   restore(*reader);
   mixture_ = onward;
   const GuardState saved = std::exchange(guard_, now).state();
@@ -352,7 +354,7 @@ void Trainer::save() {
 }
 
 void Trainer::restore(const CheckpointReader& reader) {
-  load_moments(*engine_, reader);
+  load_moments_and_counts(*engine_, reader);
   try {
     const Json state = Json::parse(reader.state_json());
     step_ = state.at("step");

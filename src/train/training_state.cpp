@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_state.h"
 
+#include <algorithm>
+
 namespace moe {
 namespace {
+
+constexpr const char* kPreviousCounts = "router/previous_counts";
 
 TensorRows rows_of(const char* kind, const Parameter& p, std::int64_t first, Tensor value) {
   return {kind + p.name(), p.spec.shape, p.first_row + first, std::move(value)};
@@ -36,15 +40,28 @@ std::vector<TensorRows> state_to_save(Engine& engine) {
     list.push_back(
         rows_of("weights/", p, share.first, p.variable.value.slice(share.first, share.count)));
   }
+  if (const Tensor& counts = engine.previous_counts(); counts.defined()) {
+    const Share share = share_of(counts.rows(), world.rank(), world.size());
+    list.push_back(
+        {kPreviousCounts, counts.shape(), share.first, counts.slice(share.first, share.count)});
+  }
   return list;
 }
 
-void load_moments(Engine& engine, const CheckpointReader& reader) {
+void load_moments_and_counts(Engine& engine, const CheckpointReader& reader) {
   for (const AdamW::State& s : engine.optimizer().states()) {
     const Parameter& p = engine.parameters().all()[s.rows.parameter];
     reader.read_into(rows_of("adam_m/", p, s.rows.first, s.m));
     reader.read_into(rows_of("adam_v/", p, s.rows.first, s.v));
   }
+  const Tensor& counts = engine.previous_counts();
+  const bool saved = std::ranges::any_of(
+      reader.tensors(), [](const CheckpointTensor& t) { return t.name == kPreviousCounts; });
+  if (!counts.defined()) return;
+  if (saved)
+    reader.read_into({kPreviousCounts, counts.shape(), 0, counts});
+  else
+    std::fill_n(counts.data<std::int64_t>(), counts.size(), 1);
 }
 
 ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader) {

@@ -10,7 +10,8 @@
 namespace moe {
 
 /// The tensors of a training state, by the names they have in checkpoints: "weights/P" (masters),
-/// "adam_m/P" and "adam_v/P" of every trained parameter P, "weights/P" of the others. Views of the
+/// "adam_m/P" and "adam_v/P" of every trained parameter P, "weights/P" of the others, and
+/// "router/previous_counts" (Engine::previous_counts) of a model with experts. Views of the
 /// engine's own memory: of each row that several ranks hold, one rank's. Over all ranks every row
 /// comes exactly once.
 std::vector<TensorRows> state_to_save(Engine& engine);
@@ -18,8 +19,9 @@ std::vector<TensorRows> state_to_save(Engine& engine);
 /// The weights in a checkpoint: masters, so of the accumulator's type.
 ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader);
 
-/// Reads the moments of the rows that this rank's optimiser owns. With Engine::load_weights this
+/// Reads what is not weights: the moments of the rows that this rank's optimiser owns, and the
+/// routers' counts, which start anew where a checkpoint has none. With Engine::load_weights this
 /// brings the whole state back. Throws InputError when the checkpoint is of another model.
-void load_moments(Engine& engine, const CheckpointReader& reader);
+void load_moments_and_counts(Engine& engine, const CheckpointReader& reader);
 
 }  // namespace moe

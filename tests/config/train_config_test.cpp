@@ -119,6 +119,14 @@ TEST(TrainConfig, ValidationNamesTheKey) {
       {"schedule={kind: wsd, decay_steps: 11}",
        "schedule.decay_steps (11) exceeds train.steps (10)"},
       {"router.cv_squared=-1", "router.cv_squared must be at least 0, is -1"},
+      {"router.scope=global_batch",
+       "router.scope global_batch is for router.switch: CV^2 of the previous step's counts would "
+       "teach the router nothing; set router.cv_squared to 0, or choose scope sequence or step"},
+      {"router.noise_anneal_steps=-1", "router.noise_anneal_steps must be at least 0, is -1"},
+      {"router.capacity_factor=-0.5", "router.capacity_factor must be at least 0, is -0.5"},
+      {"router.bias_update_rate=-1", "router.bias_update_rate must be at least 0, is -1"},
+      {"router.bias_update_rate=1",
+       "router.bias_update_rate must be below 1, the largest probability, is 1"},
       {"model.top_k=5", "model.top_k must lie between 1 and the number of experts (4), is 5"},
       {"model.heads=5", "model.hidden_size (32) must be a multiple of model.heads (5)"},
       {"model.layers=null", "model.layers is needed when model.init_from is empty"},
@@ -143,6 +151,14 @@ TEST(ModelFromConfig, SharesNeuronsAmongExpertsAndScalesByExpertsOverK) {
   EXPECT_EQ(model_from(parse({"model.score_scale=3"})).moe.score_scale[1], 3);
   EXPECT_EQ(model_from(parse({"model.gate=linear"})).moe.gate, GateKind::linear);
   EXPECT_FALSE(model_from(parse({"model.gate_noise=false"})).moe.gate_noise);
+}
+
+TEST(ModelFromConfig, ABiasUpdateRateGivesTheModelASelectionBiasThatStays) {
+  EXPECT_FALSE(model_from(parse()).moe.selection_bias);
+  ModelConfig c = model_from(parse({"router.bias_update_rate=0.001"}));
+  EXPECT_TRUE(c.moe.selection_bias);
+  apply_model_settings(parse(), c);  // a later run without updates still chooses by it
+  EXPECT_TRUE(c.moe.selection_bias);
 }
 
 TEST(ModelFromConfig, OneExpertPerTokenTakesTheSoftmaxOverAllUnlessTold) {

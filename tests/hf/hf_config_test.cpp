@@ -381,6 +381,18 @@ TEST(HfConfig, NativeRefusesWhatItDoesNotUnderstand) {
   EXPECT_THAT(message("\"rope_theta\": 10000.0", "\"rope_theta\": 1e300"), HasSubstr("1e+300"));
 }
 
+TEST(HfConfig, NativeOfBeforeThereWasASelectionBiasHasNone) {
+  ModelConfig config = everything_config();
+  config.moe.selection_bias = false;
+  std::string text = hf_config_json(config, ModelFormat::native, DType::bf16);
+  const std::string line = "\"selection_bias\": false,";
+  const std::size_t at = text.find(line);
+  ASSERT_NE(at, std::string::npos);
+  text.erase(at, line.size());
+  EXPECT_EQ(model_config_to_json(parse_hf_config(text, "config.json").config),
+            model_config_to_json(config));
+}
+
 TEST(HfConfig, WrittenConfigsReadBackEqual) {
   ModelConfig dense = small_dense_config();
   dense.head_dim = 6;

@@ -165,6 +165,7 @@ inline ModelConfig everything_config() {
   c.moe.shared_scale = 0.7;
   c.moe.gate = GateKind::linear;
   c.moe.gate_bias = true;
+  c.moe.selection_bias = true;
   c.moe.softmax_over_all = true;
   c.moe.score_scale = {1.5, 1, 0.1};
   return c;

@@ -65,6 +65,22 @@ TEST_P(EveryFormat, ReadsBackWhatWasWrittenAndWritesTheSameFilesAgain) {
   }
 }
 
+TEST(ModelWriter, TheSelectionBiasKeepsItsBitsInAFolderOfSixteenBits) {
+  TestFolder folder;
+  const ModelConfig config = everything_config();
+  const RandomModel model(config, DType::f32);
+  WriteOptions options;
+  options.format = ModelFormat::native;
+  options.dtype = DType::bf16;
+  write_model(folder / "model", config, options, model.rows());
+  const ModelFolder read(folder / "model");
+  const std::string name = "layers.2.router.selection_bias";
+  EXPECT_EQ(read.stored_dtype(), DType::bf16);
+  EXPECT_EQ(read.stored_dtype("layers.2.router.bias"), DType::bf16);
+  EXPECT_EQ(read.stored_dtype(name), DType::f32);
+  EXPECT_TRUE(same_bits(read.read(name, DType::f32), model.at(name)));
+}
+
 ModelConfig tied(ModelConfig c) {
   c.tie_embeddings = true;
   return c;

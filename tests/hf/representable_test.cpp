@@ -36,6 +36,7 @@ ModelConfig with(ModelConfig c, F&& change) {
 
 const auto kAll = [](ModelConfig& c) { c.moe.softmax_over_all = true; };
 const auto kBias = [](ModelConfig& c) { c.moe.gate_bias = true; };
+const auto kSelectionBias = [](ModelConfig& c) { c.moe.selection_bias = true; };
 const auto kShared = [](ModelConfig& c) { c.moe.shared_sizes.assign(std::size_t(c.layers), {2}); };
 const auto kFirstDense = [](ModelConfig& c) { c.moe.expert_sizes[0].clear(); };
 
@@ -88,6 +89,18 @@ INSTANTIATE_TEST_SUITE_P(
                 with(small_mixtral_config(), kBias),
                 ModelFormat::mixtral,
                 {"bias", "native"}},
+        Refusal{"SelectionBiasInMixtral",
+                with(small_mixtral_config(), kSelectionBias),
+                ModelFormat::mixtral,
+                {"selection bias", "other experts would be chosen", "native"}},
+        Refusal{"SelectionBiasInLlamaMoe",
+                with(small_moe_config(GateKind::mlp), kSelectionBias),
+                ModelFormat::llama_moe,
+                {"selection bias", "native"}},
+        Refusal{"SelectionBiasInV2",
+                with(small_v2_config(false, 0), kSelectionBias),
+                ModelFormat::llama_moe_v2,
+                {"selection bias", "native"}},
         Refusal{"BiasInLlamaMoe",
                 with(small_mixtral_config(), kBias),
                 ModelFormat::llama_moe,

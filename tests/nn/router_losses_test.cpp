@@ -239,6 +239,33 @@ TEST(GateNoise, AtHalfHasHalfTheDeviationAndAtNoneLeavesTheGateAsWithoutNoise) {
       1e-12);
 }
 
+TEST(SelectionBias, ChoosesExpertsByProbabilityAndBiasButWeighsWithoutIt) {
+  Bench plain, biased;
+  biased.config.moe.selection_bias = true;
+  biased.store = ParameterStore(biased.config, DType::f64);
+  biased.store.load(initial_weights(biased.config, 3));
+  biased.weight("weight").copy_from(Bench::identity());
+  plain.context.router.cv_squared = biased.context.router.cv_squared = 1;
+  const Tensor x = test::random_tensor({kTokens, kExperts}, DType::f64, 8);
+  EXPECT_TRUE(test::same_bits(biased.run(x).indices, plain.run(x).indices)) << "a bias of zeros";
+
+  // More than any probability: everybody takes expert 2, then the likeliest of the others.
+  biased.weight("selection_bias").copy_from(Tensor::of<double>({kExperts}, {0, 0, 1.5, 0}));
+  for (const bool training : {true, false}) {
+    biased.context.training = training;
+    const RouterOutput out = biased.run(x);
+    for (std::int64_t t = 0; t < kTokens; ++t) {
+      const double* logit = x.data<double>() + t * kExperts;
+      const auto* chosen = out.indices.data<std::int32_t>() + t * kTop;
+      EXPECT_EQ(chosen[0], 2);
+      const double first = std::exp(logit[2]), second = std::exp(logit[chosen[1]]);
+      EXPECT_NEAR(out.weights.value.data<double>()[t * kTop], first / (first + second), 1e-12);
+      for (std::int64_t e = 0; e < kExperts; ++e)
+        if (e != 2) EXPECT_LE(logit[e], logit[chosen[1]]);
+    }
+  }
+}
+
 TEST(Capacity, RoundsUpTheShareAndNothingMore) {
   RouterOptions o;
   o.capacity_factor = 1.25;

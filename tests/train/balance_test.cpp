@@ -36,11 +36,19 @@ const std::vector<Mechanism> kMechanisms = {
      }},
     {"Capacity", [](ModelConfig&, EngineOptions& o) { o.router.capacity_factor = 1; }},
     {"AnnealedNoise", [](ModelConfig&, EngineOptions& o) { o.router.noise_anneal_steps = 2; }},
+    {"SelectionBias",
+     [](ModelConfig& c, EngineOptions& o) {
+       no_cv(o);
+       c.moe.selection_bias = true;
+       o.router.bias_update_rate = 0.05;
+     }},
     {"All",
      [](ModelConfig& c, EngineOptions& o) {
        c.moe.gate = GateKind::linear;
        c.moe.softmax_over_all = true;
        no_cv(o);
+       c.moe.selection_bias = true;
+       o.router.bias_update_rate = 0.05;
        o.router.scope = BalanceScope::global_batch;
        o.router.capacity_factor = 1.25;
        o.router.noise_anneal_steps = 3;
@@ -121,11 +129,37 @@ TEST(StepStatistics, CountsEveryPairOfTheGlobalBatchAndWhatCapacityDropped) {
       EXPECT_NEAR(probability, double(tokens), 1e-9);
     }
     EXPECT_EQ(r.loads[2], std::vector<std::int64_t>(5, 0)) << "a dense layer";
-    if (factor == 0) EXPECT_EQ(r.dropped, 0);
+    EXPECT_EQ(r.dropped > 0, factor > 0);
     // 8 sequences of 6 or 4 tokens in 2 layers of 5 experts: at most ceil(0.5 * 6 * 2 / 5) = 2 or
     // ceil(0.5 * 4 * 2 / 5) = 1 pairs stay of each.
-    if (factor == 0.5) EXPECT_GE(r.dropped, 2 * (2 * tokens - 5 * (6 * 2 + 2 * 1)));
-    if (factor > 0) EXPECT_GT(r.dropped, 0);
+    if (factor == 0.5) {
+      EXPECT_GE(r.dropped, 2 * (2 * tokens - 5 * (6 * 2 + 2 * 1)));
+    }
+  }
+}
+
+TEST(SelectionBias, FollowsTheLoadsOfUpdatesAndOfNothingElse) {
+  Job job(kMechanisms.front());
+  job.config.moe.selection_bias = true;
+  job.options.router.bias_update_rate = 0.125;
+  const std::unique_ptr<Communicator> alone = single_rank();
+  const ProcessGrid grid(*alone, 1);
+  Engine engine(job.config, job.options, grid, parity_weights(job.config));
+  const GlobalBatch batch = parity_batch(1);
+  const Tensor bias = engine.parameters()["layers.1.router.selection_bias"].value;
+  const auto values = [&] {
+    return std::vector<double>(bias.data<double>(), bias.data<double>() + bias.size());
+  };
+  (void)engine.compute_gradients(batch.all, batch.counts, 1);  // a step that is skipped
+  EXPECT_EQ(values(), std::vector<double>(5, 0.0));
+  EXPECT_EQ(engine.previous_counts().data<std::int64_t>()[5], 1);
+  const StepResult r = engine.train_step(batch.all, batch.counts, 1, kRate);
+  double pairs = 0;
+  for (const std::int64_t n : r.loads[1]) pairs += double(n);
+  for (std::size_t e = 0; e < 5; ++e) {
+    const double over = double(r.loads[1][e]) - pairs / 5;
+    EXPECT_EQ(values()[e], over > 0 ? -0.125 : over < 0 ? 0.125 : 0) << "expert " << e;
+    EXPECT_EQ(engine.previous_counts().data<std::int64_t>()[5 + e], r.loads[1][e]);
   }
 }
 

@@ -23,6 +23,45 @@ TEST_F(TrainerTest, StoppedAndResumedEqualsStraightToTheLastBit) {
   EXPECT_LT(curve("straight").back()[1], curve("straight").front()[1]);
 }
 
+TEST_F(TrainerTest, RoutersResumeToTheLastBit) {
+  const auto job = [&](const std::string& run, std::int64_t steps) {
+    TrainConfig c = config(run, steps, 2);
+    c.router.cv_squared = 0;
+    c.router.switch_top_k = 0.1;
+    c.router.scope = BalanceScope::global_batch;
+    c.router.bias_update_rate = 0.01;
+    c.router.capacity_factor = 1.25;
+    c.router.noise_anneal_steps = 30;
+    return c;
+  };
+  train(2, job("straight", 40));
+  train(2, job("stopped", 20));
+  train(2, job("stopped", 40), "auto");
+  EXPECT_EQ(curve("stopped"), curve("straight"));
+  const CheckpointReader half = checkpoint("straight", 20), end = checkpoint("straight", 40);
+  EXPECT_TRUE(diff_checkpoints(checkpoint("stopped", 40), end).empty());
+  const auto differ = [](const Tensor& a, const Tensor& b) {
+    return std::memcmp(a.bytes(), b.bytes(), a.nbytes()) != 0;
+  };
+  const char* counts = "router/previous_counts";
+  EXPECT_TRUE(differ(half.read(counts, 0, 2), end.read(counts, 0, 2)));
+  // After as many steps in either direction a bias may be back where it was, so it is held
+  // against zero.
+  const Tensor bias = half.read("weights/layers.1.router.selection_bias", 0, 4);
+  EXPECT_TRUE(differ(bias, Tensor::zeros({4}, DType::f32)));
+  EXPECT_EQ(end.tensor("weights/layers.1.router.selection_bias").dtype, DType::f32);
+  EXPECT_THROW((void)end.tensor("adam_m/layers.1.router.selection_bias"), InputError);
+}
+
+TEST_F(TrainerTest, ASelectionBiasMayBeSwitchedOnInTheMiddle) {
+  train(2, config("run", 20, 2));
+  TrainConfig c = config("run", 40, 2);
+  c.router.bias_update_rate = 0.01;
+  train(2, c, "auto");
+  EXPECT_EQ(curve("run").size(), 40u);
+  EXPECT_EQ(checkpoint("run", 40).model_config().moe.selection_bias, true);
+}
+
 TEST_F(TrainerTest, ResumesOnAnotherLayoutWithTheSameLosses) {
   train(2, config("dp2", 20, 1));  // EP 1 x DP 2
   TrainConfig other = config("done", 20, 2);
