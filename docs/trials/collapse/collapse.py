@@ -9,7 +9,7 @@ import struct
 import sys
 
 model, output = map(pathlib.Path, sys.argv[1:3])
-bias = float(sys.argv[3]) if len(sys.argv) > 3 else 5.0
+bias = float(sys.argv[3]) if len(sys.argv) > 3 else 3.0
 config = json.loads((model / "config.json").read_text())
 config["model"]["gate_bias"] = True
 data = (model / "model.safetensors").read_bytes()

@@ -19,10 +19,10 @@ train() {
   moe-train --config "$here/collapse.yaml" --init-from collapsed --set run.folder="$run" "$@"
 }
 train off
-train cv_squared --set router.cv_squared=0.05 --set model.gate_noise=true
+train cv_squared --set router.cv_squared=0.1 --set model.gate_noise=true
 for scope in sequence step global_batch; do
-  train "switch_$scope" --set router.switch=0.05 --set router.scope="$scope"
+  train "switch_$scope" --set router.switch=0.2 --set router.scope="$scope"
 done
-train selection_bias --set router.bias_update_rate=0.01
+train selection_bias --set router.bias_update_rate=0.002
 plot_runs --metric load_max_over_mean --output load.svg \
   off cv_squared switch_sequence switch_step switch_global_batch selection_bias
