@@ -13,6 +13,11 @@ namespace moe {
 
 enum class ReduceOp : std::uint8_t { sum, max };
 
+/// Whether an all_to_all compares the row counts of senders and receivers before any row moves.
+/// `known` is for callers that have the sender's own word for what they expect, and saves a message
+/// to each member.
+enum class RowCounts : std::uint8_t { compared, known };
+
 /// A collective under way. wait() finishes it; until then its tensors belong to it: outputs must
 /// not be read, inputs not written. Destroying an unfinished Pending waits, except while an
 /// exception unwinds: peers may then never join.
@@ -70,9 +75,11 @@ class Communicator {
   [[nodiscard]] Pending all_gather(Tensor out, Tensor in);
   /// Rows of `in` go to the members in rank order, send_rows[p] to member p; `out` receives
   /// recv_rows[p] from member p, in rank order. Row counts are compared between sender and receiver
-  /// before any payload moves; wait() throws Error naming both ranks when they disagree.
+  /// before any payload moves, unless `counts` says that they agree; wait() throws Error naming
+  /// both ranks when they disagree.
   [[nodiscard]] virtual Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows,
-                                           Tensor in, std::span<const std::int64_t> send_rows) = 0;
+                                           Tensor in, std::span<const std::int64_t> send_rows,
+                                           RowCounts counts = RowCounts::compared) = 0;
   /// x = root's x.
   [[nodiscard]] virtual Pending broadcast(Tensor x, int root) = 0;
   [[nodiscard]] virtual Pending barrier() = 0;

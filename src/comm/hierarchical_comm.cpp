@@ -128,13 +128,15 @@ class Exchange final : public Task {
         Blocks leaving(roads_->hosts, roads_->ranks_per_host);
         leaving.rows = send_;
         relay_ = rows(relayed_.sums());
-        return roads_->legs[leg]->all_to_all(relay_, relayed_.sums(), in_, leaving.sums());
+        return roads_->legs[leg]->all_to_all(relay_, relayed_.sums(), in_, leaving.sums(),
+                                             RowCounts::known);
       }
       default: {
         const Blocks leaving = relayed_.transposed();
         const Tensor sorted = transposed_rows(relay_, relayed_);
         relay_ = rows(arriving_.sums());
-        return roads_->legs[leg]->all_to_all(relay_, arriving_.sums(), sorted, leaving.sums());
+        return roads_->legs[leg]->all_to_all(relay_, arriving_.sums(), sorted, leaving.sums(),
+                                             RowCounts::known);
       }
     }
   }
@@ -147,7 +149,7 @@ class Exchange final : public Task {
     const Tensor in =
         Tensor::of<std::int64_t>({group.size(), std::int64_t(told.size()) / group.size()}, told);
     heard_ = empty_like(in);
-    return group.all_to_all(heard_, one, in, one);
+    return group.all_to_all(heard_, one, in, one, RowCounts::known);
   }
 
   void compare_counts() {
@@ -233,7 +235,7 @@ class HierarchicalComm final : public Communicator {
     return flat().all_gather(out, in, parts);
   }
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
-                     std::span<const std::int64_t> send_rows) override {
+                     std::span<const std::int64_t> send_rows, RowCounts) override {
     check_all_to_all(out, recv_rows, in, send_rows, size());
     return start_task(std::make_shared<Exchange>(roads_, out, recv_rows, in, send_rows));
   }

@@ -158,7 +158,7 @@ class MpiTask : public Task {
 class AllToAll final : public MpiTask {
  public:
   AllToAll(std::shared_ptr<Group> group, const Tensor& out, std::span<const std::int64_t> recv_rows,
-           const Tensor& in, std::span<const std::int64_t> send_rows)
+           const Tensor& in, std::span<const std::int64_t> send_rows, RowCounts counts)
       : MpiTask(std::move(group), "all_to_all", std::int64_t(std::max(in.nbytes(), out.nbytes())),
                 {out, in}),
         out_(out.bytes()),
@@ -167,6 +167,7 @@ class AllToAll final : public MpiTask {
         recv_(recv_rows),
         send_(send_rows),
         turn_(group_->exchanges_started++) {
+    if (counts == RowCounts::known) return;
     for (int p = 0; p < group_->size; ++p) {
       told_.push_back(send_rows[std::size_t(p)]);
       told_.push_back(recv_rows[std::size_t(p)]);
@@ -207,6 +208,7 @@ class AllToAll final : public MpiTask {
   }
 
   void compare_counts() {
+    if (heard_.empty()) return;
     const int self = group_->world_ranks[std::size_t(group_->rank)];
     for (std::size_t p = 0; p < send_.counts.size(); ++p) {
       const int peer = group_->world_ranks[p];
@@ -333,10 +335,10 @@ class MpiComm final : public Communicator {
   }
 
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
-                     std::span<const std::int64_t> send_rows) override {
+                     std::span<const std::int64_t> send_rows, RowCounts counts) override {
     check_all_to_all(out, recv_rows, in, send_rows, size());
     if (size() > 1)
-      return start_task(std::make_shared<AllToAll>(group_, out, recv_rows, in, send_rows));
+      return start_task(std::make_shared<AllToAll>(group_, out, recv_rows, in, send_rows, counts));
     const auto task = make_task("all_to_all", {out, in});  // the checks leave no room for others
     out.copy_from(in);
     return start_task(task);

@@ -289,7 +289,7 @@ class ThreadComm final : public Communicator {
   }
 
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
-                     std::span<const std::int64_t> send_rows) override {
+                     std::span<const std::int64_t> send_rows, RowCounts) override {
     check_all_to_all(out, recv_rows, in, send_rows, size());
     Call call;
     call.what = str("all_to_all of rows of ", in.cols(), " ", name(in.dtype()));

@@ -130,8 +130,8 @@ struct Journey {
     set_phase(out_phase, layer);
     for (const Chunk& c : chunks) {
       arrived.push_back(Tensor::empty({sum(c.recv), x.cols()}, x.dtype(), x.device()));
-      out.push_back(
-          group.all_to_all(arrived.back(), c.recv, x.slice(c.first_row, sum(c.send)), c.send));
+      out.push_back(group.all_to_all(arrived.back(), c.recv, x.slice(c.first_row, sum(c.send)),
+                                     c.send, RowCounts::known));
     }
     Tensor result = empty_like(x);
     for (std::size_t i = 0; i < chunks.size(); ++i) {
@@ -141,8 +141,8 @@ struct Journey {
       set_phase(compute_phase, layer);
       Tensor rows = std::exchange(arrived[i], {});
       if (c.experts) rows = c.ungrouped(compute(c, c.grouped(rows)));
-      back.push_back(
-          group.all_to_all(result.slice(c.first_row, sum(c.send)), c.send, rows, c.recv));
+      back.push_back(group.all_to_all(result.slice(c.first_row, sum(c.send)), c.send, rows, c.recv,
+                                      RowCounts::known));
       rows = {};
       if (c.experts) afterwards(c);
     }

@@ -227,7 +227,9 @@ struct Exchange {
     expected = filled({total(recv), cols}, dtype, at(expected_values));
     out = empty_like(expected);
   }
-  Pending start(Communicator& world) const { return world.all_to_all(out, recv, in, send); }
+  Pending start(Communicator& world, RowCounts counts = RowCounts::compared) const {
+    return world.all_to_all(out, recv, in, send, counts);
+  }
   void check() const { EXPECT_EQ(values(out), values(expected)) << name(in.dtype()); }
 
   std::vector<std::int64_t> send, recv;
@@ -283,6 +285,7 @@ inline void collectives_in_flight_finish_in_any_order(Communicator& world) {
     const Exchange a(world, DType::f32, 5, [](int from, int to) { return (from + to) % 4; });
     const Exchange b(world, DType::i32, 2, [](int from, int to) { return (from * to + 1) % 3; });
     const Exchange c(world, DType::bf16, 300, [](int from, int to) { return 20 + from - to; });
+    const Exchange d(world, DType::f32, 2, [](int from, int to) { return (from + to) % 3; });
     const Tensor sum = filled({1000}, DType::f64, [&](auto i) { return world.rank() + i; });
     const Tensor in = filled({2}, DType::i64, [&](auto) { return world.rank(); });
     const Tensor gathered = Tensor::empty({2 * world.size()}, DType::i64);
@@ -295,6 +298,7 @@ inline void collectives_in_flight_finish_in_any_order(Communicator& world) {
     pending.push_back(b.start(world));
     pending.push_back(world.all_gather(gathered, in));
     world.progress();
+    pending.push_back(d.start(world, RowCounts::known));
     pending.push_back(c.start(world));
     pending.push_back(world.barrier());
     pending.push_back(world.broadcast(x, world.size() - 1));
@@ -306,6 +310,7 @@ inline void collectives_in_flight_finish_in_any_order(Communicator& world) {
     a.check();
     b.check();
     c.check();
+    d.check();
     const std::int64_t n = world.size();
     EXPECT_EQ(values(sum), values(filled({1000}, DType::f64,
                                          [&](auto i) { return rank_sum(world) - n + n * i; })));

@@ -34,8 +34,8 @@ class FaultyComm final : public Communicator {
     return {};
   }
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
-                     std::span<const std::int64_t> send_rows) override {
-    inner_.all_to_all(out, recv_rows, in, send_rows).wait();
+                     std::span<const std::int64_t> send_rows, RowCounts counts) override {
+    inner_.all_to_all(out, recv_rows, in, send_rows, counts).wait();
     spoil_("all_to_all", out, size());
     return {};
   }
