@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/progress.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <list>
@@ -12,7 +13,7 @@
 namespace moe {
 namespace {
 
-constexpr std::chrono::microseconds kInterval{250};
+constexpr std::chrono::microseconds kShortest{50}, kLongest{250};
 
 /// All unfinished tasks of this process, in the order in which they were started.
 class Engine {
@@ -23,6 +24,7 @@ class Engine {
     tasks_.push_back(task);
     if (!thread_.joinable())
       thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+    pause_ = kShortest;
     changed_.notify_one();
   }
 
@@ -58,8 +60,14 @@ class Engine {
     if (advancing_) return;  // a task that tests a task of its own
     advancing_ = true;
     // A task that proceeds may start others, which join the list behind it.
-    for (auto task = tasks_.begin(); task != tasks_.end();)
-      task = (*task)->advance() ? tasks_.erase(task) : std::next(task);
+    for (auto task = tasks_.begin(); task != tasks_.end();) {
+      if (!(*task)->advance()) {
+        ++task;
+        continue;
+      }
+      task = tasks_.erase(task);
+      pause_ = kShortest;
+    }
     advancing_ = false;
   }
 
@@ -67,8 +75,10 @@ class Engine {
     std::unique_lock lock(mutex_);
     while (changed_.wait(lock, stop, [this] { return !tasks_.empty() && waiters_ == 0; })) {
       advance_all();
+      const std::chrono::microseconds pause = pause_;
+      pause_ = std::min(2 * pause, kLongest);
       lock.unlock();
-      std::this_thread::sleep_for(kInterval);
+      std::this_thread::sleep_for(pause);
       lock.lock();
     }
   }
@@ -77,6 +87,8 @@ class Engine {
   std::condition_variable_any changed_;
   std::list<std::shared_ptr<Task>> tasks_;
   int waiters_ = 0;
+  // Of the thread, between two looks: short where a new message is likely to be answered soon.
+  std::chrono::microseconds pause_ = kShortest;
   bool advancing_ = false;
   std::jthread thread_;  // the last member: it uses the others
 };

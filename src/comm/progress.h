@@ -13,8 +13,8 @@ namespace moe {
 
 /// A collective under way that somebody has to move along. Who waits for one moves all of them,
 /// because a peer may wait for another; while nobody waits and collectives are under way, a thread
-/// of the process does so every quarter of a millisecond, and sleeps in between: MPI moves nothing
-/// behind a program's back.
+/// of the process does so every quarter of a millisecond, more often after a task has begun or
+/// ended, and sleeps in between: MPI moves nothing behind a program's back.
 class Task {
  public:
   /// Keeps the tensors alive until it is done.

@@ -14,7 +14,7 @@ enum class AllToAll : std::uint8_t {
 
 /// How the rows of tokens travel to their experts and back (docs/parallelism.md).
 struct ExchangeOptions {
-  std::int64_t chunks = 2;  // parts of a rank's experts whose rows travel while others compute
+  std::int64_t chunks = 4;  // parts of a rank's experts whose rows travel while others compute
   AllToAll all_to_all = AllToAll::automatic;
   std::int64_t ranks_per_host = 0;  // 0: what MPI finds
 };

@@ -193,7 +193,7 @@ TEST(ExpertExchange, WorksWithoutAnyTokenAndWithAllAtOneExpert) {
 TEST(ExpertExchange, ChunksChangeNoBit) {
   const Case c = {5, 96, 40,
                   [](int rank, std::int64_t e) { return (rank * 61 + e * 37) % 90 + 20; }};
-  for (const int threads : {1, 2})
+  for (const int threads : {1, omp_get_max_threads()})
     for (const DType dtype : {DType::f64, DType::f32, DType::bf16})
       run_ranks(2, [&](Communicator& world) {
         omp_set_num_threads(threads);
