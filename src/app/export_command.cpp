@@ -17,6 +17,7 @@
 #include "hf/model_folder.h"
 #include "split/neuron_indices.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_folders.h"
 
 namespace moe {
 namespace {
@@ -60,7 +61,7 @@ Exported open_checkpoint(const fs::path& path) {
   };
   e.step = reader->step();
   try {
-    const TrainConfig config = parse_train_config(reader->config_yaml(), "config.yaml");
+    const TrainConfig config = parse_train_config(reader->texts().config, "config.yaml");
     e.dtype = config.model.dtype;
     for (const std::string& place : {config.model.tokenizer, config.model.init_from}) {
       if (e.tokenizer_from || place.empty() || !fs::exists(place)) continue;

@@ -16,6 +16,8 @@
 #include "core/readable.h"
 #include "train/checkpoint.h"
 #include "train/checkpoint_diff.h"
+#include "train/checkpoint_folders.h"
+#include "train/checkpoint_reshard.h"
 
 namespace moe {
 namespace {
@@ -25,7 +27,8 @@ using nlohmann::ordered_json;
 
 const ProgramText kText = {
     "moe-checkpoint",
-    "Checks, compares and exports training checkpoints. A FOLDER is a checkpoint (step-00001000), "
+    "Checks, compares, rewrites and exports training checkpoints. A FOLDER is a checkpoint "
+    "(step-00001000), "
     "or a run's folder or its checkpoints folder, of which the latest is taken.",
     R"(Examples:
   Is every byte as it was written?
@@ -33,6 +36,9 @@ const ProgramText kText = {
 
   Have two runs reached the same weights, moments and state, bit for bit (exit code 0)?
     moe-checkpoint diff runs/a runs/b
+
+  The same checkpoint in four files, whatever number of ranks wrote it:
+    moe-checkpoint reshard runs/a/checkpoints/step-00001000 --output step-00001000 --files 4
 
   A folder that the ecosystem's tools load:
     moe-checkpoint export runs/small --format mixtral --output models/small --tokenizer llama-2-7b
@@ -114,12 +120,41 @@ Action define_diff(CLI::App& app) {
   return [a] { return diff(*a); };
 }
 
+struct ReshardArguments {
+  std::string folder, output;
+  std::int64_t files = 1;
+  bool force = false, json = false;
+};
+
+int reshard(const ReshardArguments& a) {
+  const CheckpointReader reader(find_checkpoint(a.folder));
+  const std::int64_t files = reshard_checkpoint(reader, a.output, a.files, a.force);
+  if (a.json)
+    print({{"folder", a.output}, {"step", reader.step()}, {"files", files}});
+  else
+    fmt::print("{}: step {} of {} in {} files, verified\n", a.output, reader.step(),
+               reader.folder().string(), files);
+  return kExitOk;
+}
+
+Action define_reshard(CLI::App& app) {
+  auto a = std::make_shared<ReshardArguments>();
+  app.add_option("folder", a->folder, "Checkpoint")->required();
+  app.add_option("--output", a->output, "Folder to write: the new checkpoint itself")->required();
+  app.add_option("--files", a->files, "Files to spread the tensors' rows over")->required();
+  app.add_flag("--force", a->force, "Replace an existing checkpoint");
+  app.add_flag("--json", a->json, "Print one JSON object");
+  return [a] { return reshard(*a); };
+}
+
 Action define(CLI::App& app) {
   app.require_subcommand(1);
   Subcommands commands(app);
   commands.add("verify", "Check every byte of a checkpoint", define_verify);
   commands.add("diff", "Compare two checkpoints bit for bit: exit code 0 equal, 1 different",
                define_diff);
+  commands.add("reshard", "Write a checkpoint again, spread over another number of files",
+               define_reshard);
   commands.add("export", "Write weights as a model folder of any format", define_export);
   return [commands] { return commands.parsed()(); };
 }

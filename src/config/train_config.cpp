@@ -137,7 +137,13 @@ ConfigSection keys_of_train(TrainConfig::Train& c) {
       {"eval_every", &c.eval_every, "steps between evaluations; 0: none"},
       {"eval_sequences", &c.eval_sequences, "held-out sequences per domain and evaluation"},
       {"checkpoint_every", &c.checkpoint_every, "steps between checkpoints; 0: at the end only"},
-      {"keep_last", &c.keep_last, "checkpoints that stay"},
+      {"keep_last", &c.keep_last, "newest checkpoints that stay"},
+      {"keep_every", &c.keep_every,
+       "checkpoints whose step is a multiple of it stay for ever; 0: none"},
+      {"async_checkpoints", &c.async_checkpoints,
+       "write checkpoints from a copy in memory while training goes on; false: stand still and "
+       "need "
+       "no copy"},
   }};
 }
 
@@ -272,6 +278,7 @@ void TrainConfig::validate() const {
   at_least("train.eval_sequences", train.eval_sequences, 1);
   at_least("train.checkpoint_every", train.checkpoint_every, 0);
   at_least("train.keep_last", train.keep_last, 1);
+  at_least("train.keep_every", train.keep_every, 0);
   MOE_REQUIRE(train.eval_every == 0 || !data.held_out.empty(),
               "train.eval_every is set but data.held_out names no domain");
 

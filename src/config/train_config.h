@@ -79,6 +79,8 @@ struct TrainConfig {
     std::int64_t eval_sequences = 64;
     std::int64_t checkpoint_every = 0;
     std::int64_t keep_last = 2;
+    std::int64_t keep_every = 0;
+    bool async_checkpoints = true;
   } train;
 
   struct Guard {

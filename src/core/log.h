@@ -25,4 +25,10 @@ void log_warning(fmt::format_string<Args...> format, Args&&... args) {
                            : fmt::format("warning (rank {}): {}", log_rank(), text));
 }
 
+/// From rank 0 alone: for what is odd on every rank.
+template <typename... Args>
+void warn_once(fmt::format_string<Args...> format, Args&&... args) {
+  if (log_rank() == 0) log_warning(format, std::forward<Args>(args)...);
+}
+
 }  // namespace moe

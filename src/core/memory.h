@@ -11,9 +11,9 @@
 namespace moe {
 
 /// What an allocation is for: the rows of the memory account that moe-train prints.
-enum class MemoryKind : std::uint8_t { weights, gradients, optimizer, activations };
-inline constexpr std::array<const char*, 4> kMemoryKindNames = {"weights", "gradients", "optimizer",
-                                                                "activations"};
+enum class MemoryKind : std::uint8_t { weights, gradients, optimizer, activations, snapshot };
+inline constexpr std::array kMemoryKindNames = {"weights", "gradients", "optimizer", "activations",
+                                                "snapshot"};
 
 /// Allocations made on this thread while the scope lives count as `kind` (default: activations).
 class MemoryScope {
@@ -36,7 +36,7 @@ void copy_bytes(Device to, void* dst, Device from, const void* src, std::size_t 
 
 /// CPU memory of this process in bytes: what tensors hold, by kind, and what the arena keeps.
 struct MemoryAccount {
-  std::array<std::int64_t, 4> live{}, peak{};
+  std::array<std::int64_t, kMemoryKindNames.size()> live{}, peak{};
   std::int64_t live_total = 0, peak_total = 0;
   std::int64_t reserved = 0;  // live blocks and cached ones
   std::int64_t system_allocations = 0;

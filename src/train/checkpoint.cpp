@@ -6,10 +6,12 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "comm/texts.h"
 #include "config/model_json.h"
 #include "core/error.h"
 #include "data/checksum.h"
 #include "train/checkpoint_files.h"
+#include "train/checkpoint_folders.h"
 #include "train/checkpoint_hdf5.h"
 #include "train/checkpoint_manifest.h"
 
@@ -17,13 +19,23 @@ namespace moe {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+void require_checksum(const std::string& where, const ManifestTensor& t, const ManifestPart& part,
+                      std::uint64_t sum) {
+  MOE_REQUIRE(sum == part.checksum, where, ": rows ", part.first_row, " to ",
+              part.first_row + part.rows, " of ", t.name, " differ from their checksum");
+}
+
+}  // namespace
+
 struct CheckpointReader::State {
   fs::path folder;
   Manifest manifest;
   std::vector<CheckpointTensor> tensors;
   std::map<std::string, std::size_t> index;
 
-  std::mutex mutex;  // guards what follows
+  std::recursive_mutex mutex;  // guards what follows
   std::vector<bool> verified;
   std::map<std::size_t, RankFile> open;
 
@@ -67,6 +79,17 @@ struct CheckpointReader::State {
     }
     throw InputError(str(where(), ": the manifest does not list ", name));
   }
+
+  ModelConfig model() {
+    return model_config_from_json(text("model.json"), (folder / "model.json").string());
+  }
+
+  /// That every row is there once, and that state and model can be read.
+  void check_contents() {
+    for (const ManifestTensor& t : manifest.tensors) require_rows(t, 0, t.shape[0], where());
+    MOE_REQUIRE(nlohmann::json::accept(text("state.json")), where(), ": state.json is no JSON");
+    (void)model();
+  }
 };
 
 CheckpointReader::CheckpointReader(const fs::path& folder) : state_(std::make_shared<State>()) {
@@ -87,11 +110,10 @@ CheckpointReader::CheckpointReader(const fs::path& folder) : state_(std::make_sh
 const fs::path& CheckpointReader::folder() const { return state_->folder; }
 std::int64_t CheckpointReader::step() const { return state_->manifest.step; }
 std::string CheckpointReader::state_json() const { return state_->text("state.json"); }
-std::string CheckpointReader::config_yaml() const { return state_->text("config.yaml"); }
-ModelConfig CheckpointReader::model_config() const {
-  return model_config_from_json(state_->text("model.json"),
-                                (state_->folder / "model.json").string());
+CheckpointTexts CheckpointReader::texts() const {
+  return {state_->text("state.json"), state_->text("model.json"), state_->text("config.yaml")};
 }
+ModelConfig CheckpointReader::model_config() const { return state_->model(); }
 const std::vector<CheckpointTensor>& CheckpointReader::tensors() const { return state_->tensors; }
 
 const CheckpointTensor& CheckpointReader::tensor(const std::string& name) const {
@@ -110,7 +132,10 @@ Tensor CheckpointReader::read(const std::string& name, std::int64_t first_row,
     const std::int64_t lo = std::max(part.first_row, first_row);
     const std::int64_t hi = std::min(part.first_row + part.rows, first_row + rows);
     if (lo >= hi) continue;
-    state_->rank_file(part.file).read(tensor, part, lo, out.slice(lo - first_row, hi - lo));
+    const Tensor piece = out.slice(lo - first_row, hi - lo);
+    state_->rank_file(part.file).read(tensor, part, lo, piece);
+    if (hi - lo == part.rows)
+      require_checksum(state_->where(), tensor, part, checksum(piece.bytes(), piece.nbytes()));
   }
   return out;
 }
@@ -131,17 +156,35 @@ void CheckpointReader::verify() const {
     const std::lock_guard lock(s.mutex);
     for (std::size_t i = 0; i < s.manifest.files.size(); ++i) s.verify_file(i);
   }
+  s.check_contents();
   for (const ManifestTensor& t : s.manifest.tensors) {
-    require_rows(t, 0, t.shape[0], s.where());
+    const std::int64_t step = rows_at_once(t.shape, t.dtype);
     for (const ManifestPart& part : t.parts) {
-      const Tensor rows = read(t.name, part.first_row, part.rows);
-      MOE_REQUIRE(checksum(rows.bytes(), rows.nbytes()) == part.checksum, s.where(), ": rows ",
-                  part.first_row, " to ", part.first_row + part.rows, " of ", t.name,
-                  " differ from their checksum");
+      Checksum sum;
+      for (std::int64_t row = 0; row < part.rows; row += step) {
+        const Tensor rows = read(t.name, part.first_row + row, std::min(step, part.rows - row));
+        sum.update(rows.bytes(), rows.nbytes());
+      }
+      require_checksum(s.where(), t, part, sum.value());
     }
   }
-  MOE_REQUIRE(nlohmann::json::accept(state_json()), s.where(), ": state.json is no JSON");
-  (void)model_config();
+}
+
+std::string CheckpointReader::verify_together(Communicator& world) const {
+  State& s = *state_;
+  const std::lock_guard lock(s.mutex);
+  std::string failure;
+  try {
+    for (auto i = std::size_t(world.rank()); i < s.manifest.files.size();
+         i += std::size_t(world.size()))
+      s.verify_file(i);
+    s.check_contents();
+  } catch (const std::exception& e) {
+    failure = e.what();
+  }
+  const std::string all = distinct_failures(gather_texts(failure, world));
+  if (all.empty()) s.verified.assign(s.verified.size(), true);
+  return all;
 }
 
 }  // namespace moe

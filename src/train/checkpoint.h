@@ -3,9 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <limits>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,20 +22,11 @@ struct TensorRows {
   Tensor value;
 };
 
-/// Writes checkpoints/step-00001000/: one HDF5 file per rank that has rows, state.json, model.json,
-/// config.yaml and the manifest (docs/file_formats.md). Collective: every rank brings rows, every
-/// row of every tensor exactly once over all ranks; the texts are taken from rank 0. `state_json`
-/// is what training needs beside tensors; its key "machine", if any, is what diff ignores.
-///
-/// All or nothing: everything is written and synced under a temporary name and renamed last, so
-/// that the end of any process at any moment leaves the old checkpoints or the new one. A
-/// checkpoint of the same step is replaced. What earlier, interrupted saves left is removed. Throws
-/// Error on every rank, naming the one that failed and why; then nothing is left of the new
-/// checkpoint. Returns the new folder.
-std::filesystem::path save_checkpoint(const std::filesystem::path& checkpoints, std::int64_t step,
-                                      const std::vector<TensorRows>& mine,
-                                      const std::string& state_json, const std::string& model_json,
-                                      const std::string& config_yaml, Communicator& world);
+/// The texts of a checkpoint (docs/file_formats.md). `state` is what training needs beside tensors;
+/// its key "machine", if any, is what diff ignores.
+struct CheckpointTexts {
+  std::string state, model, config;  // state.json, model.json, config.yaml
+};
 
 struct CheckpointTensor {
   std::string name;
@@ -54,8 +43,8 @@ class CheckpointReader {
 
   const std::filesystem::path& folder() const;
   std::int64_t step() const;
+  CheckpointTexts texts() const;
   std::string state_json() const;
-  std::string config_yaml() const;
   ModelConfig model_config() const;
   const std::vector<CheckpointTensor>& tensors() const;
   /// Throws InputError when there is none of that name.
@@ -63,38 +52,24 @@ class CheckpointReader {
 
   /// Rows [first_row, first_row + rows), on the CPU, from as many files as it takes. Throws
   /// InputError naming the tensor and the rows that are missing or stored twice, or the damaged
-  /// file.
+  /// file. Parts of a tensor that are read whole are held against their own checksum, too.
   Tensor read(const std::string& name, std::int64_t first_row, std::int64_t rows) const;
   /// Fills rows.value, on any device. Throws InputError when this checkpoint is of another model:
   /// the tensor has another shape or number type.
   void read_into(const TensorRows& rows) const;
 
-  /// Checks all there is: every file, every row, every tensor's checksum, state and model.
+  /// Checks all there is: every file, every row, every tensor's checksum, state and model. Reads a
+  /// few MB at a time.
   void verify() const;
+
+  /// Checks every file, the ranks each a share of them, and that tensors, state and model are
+  /// complete; what each rank then reads is not checked again. Collective. Returns what is wrong,
+  /// the same on every rank, or an empty text.
+  std::string verify_together(Communicator& world) const;
 
  private:
   struct State;
   std::shared_ptr<State> state_;
 };
-
-/// Whether the folder is a complete checkpoint (it may still be damaged).
-bool is_checkpoint(const std::filesystem::path& folder);
-
-/// The checkpoint of the highest step, up to a given one, in a folder of checkpoints, if any.
-std::optional<std::filesystem::path> latest_checkpoint(
-    const std::filesystem::path& checkpoints,
-    std::int64_t highest = std::numeric_limits<std::int64_t>::max());
-
-/// What a user means by a folder: a checkpoint, a folder of checkpoints, or a run's folder; of
-/// several checkpoints the latest. Throws InputError when there is none.
-std::filesystem::path find_checkpoint(const std::filesystem::path& folder);
-
-/// Renames checkpoints of steps after `step` to abandoned-step-N, so that a run that goes on from
-/// `step` does not meet them again; nothing is deleted. One rank calls it. Throws Error. Returns
-/// how many there were.
-std::int64_t abandon_checkpoints_after(const std::filesystem::path& checkpoints, std::int64_t step);
-
-/// Removes all but the `keep` checkpoints of the highest steps. One rank calls it. Throws Error.
-void prune_checkpoints(const std::filesystem::path& checkpoints, std::int64_t keep);
 
 }  // namespace moe

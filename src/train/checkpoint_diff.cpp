@@ -11,13 +11,12 @@
 
 #include "config/model_json.h"
 #include "core/error.h"
+#include "train/checkpoint_files.h"
 
 namespace moe {
 namespace {
 
 using nlohmann::json;
-
-constexpr std::int64_t kChunkBytes = 16 << 20;
 
 std::string value_text(const Tensor& t, std::int64_t i) {
   switch (t.dtype()) {
@@ -53,7 +52,7 @@ std::string compare(const CheckpointReader& a, const CheckpointReader& b,
   std::int64_t cols = 1;
   for (std::size_t d = 1; d < tensor.shape.size(); ++d) cols *= tensor.shape[d];
   const auto width = std::int64_t(size_of(tensor.dtype));
-  const std::int64_t step = std::max<std::int64_t>(1, kChunkBytes / std::max(cols * width, width));
+  const std::int64_t step = rows_at_once(tensor.shape, tensor.dtype);
   std::int64_t different = 0;
   std::string first;
   for (std::int64_t row = 0; row < rows; row += step) {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <functional>
@@ -17,6 +18,8 @@ namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::int64_t kChunkBytes = 16 << 20;
 
 void read_pieces(const fs::path& path, const std::function<void(const char*, std::size_t)>& take) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
@@ -49,6 +52,12 @@ std::string read_text(const fs::path& path) {
   std::string text;
   read_pieces(path, [&](const char* bytes, std::size_t count) { text.append(bytes, count); });
   return text;
+}
+
+std::int64_t rows_at_once(const Shape& shape, DType dtype) {
+  auto row_bytes = std::int64_t(size_of(dtype));
+  for (std::size_t d = 1; d < shape.size(); ++d) row_bytes *= shape[d];
+  return std::max<std::int64_t>(1, kChunkBytes / std::max<std::int64_t>(1, row_bytes));
 }
 
 }  // namespace moe

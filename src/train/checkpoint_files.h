@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <string>
 
+#include "core/tensor.h"
+
 namespace moe {
 
 struct FileDigest {
@@ -15,5 +17,8 @@ struct FileDigest {
 FileDigest digest_of(const std::filesystem::path& path);
 /// A text file whole. Throws InputError when it cannot be read.
 std::string read_text(const std::filesystem::path& path);
+
+/// How many rows of a tensor to read at once where memory shall stay small: 16 MB, at least one.
+std::int64_t rows_at_once(const Shape& shape, DType dtype);
 
 }  // namespace moe

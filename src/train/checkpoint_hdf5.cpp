@@ -3,12 +3,15 @@
 
 #include <hdf5.h>
 
+#include <algorithm>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "data/checksum.h"
 #include "data/hdf5_support.h"
 #include "data/hdf5_write_driver.h"
+#include "train/checkpoint_files.h"
 
 namespace moe {
 namespace {
@@ -54,50 +57,100 @@ void write_text_attribute(hid_t object, const char* name, const std::string& tex
 }
 
 /// Groups are made on the way, and no times are recorded: equal contents give equal files.
-void write_dataset(hid_t file, const std::string& name, const TensorRows& rows,
-                   const Tensor& value) {
+Hdf5Handle create_dataset(hid_t file, const std::string& name, DType dtype, hid_t space) {
   const Hdf5Handle link(HDF5_CHECK(H5Pcreate(H5P_LINK_CREATE)), H5Pclose);
   HDF5_CHECK(H5Pset_create_intermediate_group(link.get(), 1));
   const Hdf5Handle create(HDF5_CHECK(H5Pcreate(H5P_DATASET_CREATE)), H5Pclose);
   HDF5_CHECK(H5Pset_obj_track_times(create.get(), false));
   HDF5_CHECK(H5Pset_layout(create.get(), H5D_CONTIGUOUS));
   HDF5_CHECK(H5Pset_fill_time(create.get(), H5D_FILL_TIME_NEVER));
-  const Hdf5Handle space = dataspace(value.shape());
-  const hid_t type = stored_type(value.dtype());
-  const Hdf5Handle set(HDF5_CHECK(H5Dcreate2(file, name.c_str(), type, space.get(), link.get(),
-                                             create.get(), H5P_DEFAULT),
-                                  "dataset ", name),
-                       H5Dclose);
-  HDF5_CHECK(H5Dwrite(set.get(), type, H5S_ALL, H5S_ALL, H5P_DEFAULT, value.bytes()), "dataset ",
-             name);
-  write_text_attribute(set.get(), "dtype", moe::name(value.dtype()));
-  write_attribute(set.get(), "first_row", H5T_STD_I64LE, H5T_NATIVE_INT64, 1, &rows.first_row);
-  write_attribute(set.get(), "global_shape", H5T_STD_I64LE, H5T_NATIVE_INT64,
-                  rows.global_shape.size(), rows.global_shape.data());
+  return {HDF5_CHECK(H5Dcreate2(file, name.c_str(), stored_type(dtype), space, link.get(),
+                                create.get(), H5P_DEFAULT),
+                     "dataset ", name),
+          H5Dclose};
+}
+
+/// Selects rows [first, first + count) of a dataset's space.
+void select_rows(hid_t space, std::vector<hsize_t> dims, std::int64_t first, std::int64_t count) {
+  std::vector<hsize_t> offset(dims.size(), 0);
+  offset[0] = hsize_t(first);
+  dims[0] = hsize_t(count);
+  HDF5_CHECK(
+      H5Sselect_hyperslab(space, H5S_SELECT_SET, offset.data(), nullptr, dims.data(), nullptr));
 }
 
 }  // namespace
 
-std::vector<ManifestTensor> write_rank_file(const std::filesystem::path& path,
-                                            const std::vector<TensorRows>& rows) {
-  const auto lock = lock_hdf5();
-  Hdf5WriteFile file(path);
+struct RankFileWriter::State {
+  Hdf5WriteFile file;
   std::vector<ManifestTensor> tensors;
   std::map<std::string, std::size_t> index;
-  for (const TensorRows& r : rows) {
-    const auto [known, is_new] = index.try_emplace(r.name, tensors.size());
-    if (is_new) tensors.push_back({r.name, r.value.dtype(), r.global_shape, {}});
-    ManifestTensor& tensor = tensors[known->second];
-    MOE_CHECK(tensor.dtype == r.value.dtype() && tensor.shape == r.global_shape, r.name,
-              " is given twice, with two types or shapes");
-    if (r.value.rows() == 0) continue;
-    const Tensor host = r.value.device() == Device::cpu ? r.value : r.value.to(Device::cpu);
-    tensor.parts.push_back({0, r.first_row, host.rows(), checksum(host.bytes(), host.nbytes())});
-    write_dataset(file.get(), tensor.dataset(tensor.parts.back()), r, host);
-    file.check();  // a full disk: do not go on through the rest
+};
+
+RankFileWriter::RankFileWriter(const std::filesystem::path& path) {
+  const auto lock = lock_hdf5();
+  state_.reset(new State{Hdf5WriteFile(path), {}, {}});
+}
+RankFileWriter::~RankFileWriter() {
+  const auto lock = lock_hdf5();
+  state_.reset();
+}
+
+void RankFileWriter::add(
+    const std::string& name, const Shape& global_shape, DType dtype, std::int64_t first_row,
+    std::int64_t rows, const std::function<Tensor(std::int64_t first, std::int64_t count)>& give) {
+  const auto lock = lock_hdf5();
+  State& s = *state_;
+  const auto [known, is_new] = s.index.try_emplace(name, s.tensors.size());
+  if (is_new) s.tensors.push_back({name, dtype, global_shape, {}});
+  ManifestTensor& tensor = s.tensors[known->second];
+  MOE_CHECK(tensor.dtype == dtype && tensor.shape == global_shape, name,
+            " is given twice, with two types or shapes");
+  if (rows == 0) return;
+
+  ManifestPart part{0, first_row, rows, 0};
+  Shape shape = global_shape;
+  shape[0] = rows;
+  const Hdf5Handle space = dataspace(shape);
+  const std::string path = tensor.dataset(part);
+  const Hdf5Handle set = create_dataset(s.file.get(), path, dtype, space.get());
+  Checksum sum;
+  const std::int64_t step = rows_at_once(shape, dtype);
+  for (std::int64_t row = 0; row < rows; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    const Tensor piece = give(first_row + row, count);
+    sum.update(piece.bytes(), piece.nbytes());
+    select_rows(space.get(), {shape.begin(), shape.end()}, row, count);
+    const Hdf5Handle memory = dataspace(piece.shape());
+    HDF5_CHECK(H5Dwrite(set.get(), stored_type(dtype), memory.get(), space.get(), H5P_DEFAULT,
+                        piece.bytes()),
+               "dataset ", path);
+    s.file.check();  // a full disk: do not go on through the rest
   }
-  file.finish();
-  return tensors;
+  write_text_attribute(set.get(), "dtype", moe::name(dtype));
+  write_attribute(set.get(), "first_row", H5T_STD_I64LE, H5T_NATIVE_INT64, 1, &first_row);
+  write_attribute(set.get(), "global_shape", H5T_STD_I64LE, H5T_NATIVE_INT64, global_shape.size(),
+                  global_shape.data());
+  part.checksum = sum.value();
+  tensor.parts.push_back(part);
+}
+
+std::vector<ManifestTensor> RankFileWriter::finish() {
+  const auto lock = lock_hdf5();
+  state_->file.finish();
+  return std::move(state_->tensors);
+}
+
+std::vector<ManifestTensor> write_rank_file(const std::filesystem::path& path,
+                                            const std::vector<TensorRows>& rows) {
+  RankFileWriter writer(path);
+  for (const TensorRows& r : rows)
+    writer.add(r.name, r.global_shape, r.value.dtype(), r.first_row, r.value.rows(),
+               [&](std::int64_t first, std::int64_t count) {
+                 const Tensor piece = r.value.slice(first - r.first_row, count);
+                 return piece.device() == Device::cpu ? piece : piece.to(Device::cpu);
+               });
+  return writer.finish();
 }
 
 struct RankFile::State {
@@ -135,11 +188,7 @@ void RankFile::read(const ManifestTensor& tensor, const ManifestPart& part, std:
               ": dataset ", name, " is not the ", moe::name(tensor.dtype), " of shape ",
               join(wanted), " that the manifest says");
 
-  std::vector<hsize_t> offset(dims.size(), 0), count = dims;
-  offset[0] = hsize_t(first - part.first_row);
-  count[0] = hsize_t(out.rows());
-  HDF5_CHECK(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, offset.data(), nullptr, count.data(),
-                                 nullptr));
+  select_rows(space.get(), dims, first - part.first_row, out.rows());
   const Hdf5Handle memory = dataspace(out.shape());
   HDF5_CHECK(H5Dread(id, type.get(), memory.get(), space.get(), H5P_DEFAULT, out.bytes()), "file ",
              state_->path, ", dataset ", name);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,8 +12,30 @@
 
 namespace moe {
 
-/// Writes one rank's rows as HDF5 datasets NAME/FIRST_ROW, synced to the disk. Returns a tensor per
-/// name with a part per TensorRows that has rows, all in file number 0. Throws Error.
+/// One rank's file being written: HDF5 datasets NAME/FIRST_ROW. Throws Error.
+class RankFileWriter {
+ public:
+  explicit RankFileWriter(const std::filesystem::path& path);
+  ~RankFileWriter();
+  RankFileWriter(const RankFileWriter&) = delete;
+  RankFileWriter& operator=(const RankFileWriter&) = delete;
+
+  /// Rows [first_row, first_row + rows) of a tensor. give(first, count) is asked for them, in order
+  /// and a few MB at a time. With no rows the tensor is only listed.
+  void add(const std::string& name, const Shape& global_shape, DType dtype, std::int64_t first_row,
+           std::int64_t rows,
+           const std::function<Tensor(std::int64_t first, std::int64_t count)>& give);
+
+  /// Syncs the file to the disk. Returns a tensor per name with a part per add() that had rows, all
+  /// in file number 0.
+  std::vector<ManifestTensor> finish();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// All of a rank's rows in one file, as RankFileWriter does it.
 std::vector<ManifestTensor> write_rank_file(const std::filesystem::path& path,
                                             const std::vector<TensorRows>& rows);
 

@@ -2,6 +2,7 @@
 #include "train/checkpoint_manifest.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -147,6 +148,36 @@ void require_rows(const ManifestTensor& tensor, std::int64_t first, std::int64_t
   }
   MOE_REQUIRE(next == end, where, ": rows ", next, " to ", end, " of ", tensor.name,
               " are missing");
+}
+
+Manifest merge_manifests(std::int64_t step, const std::vector<std::string>& reports) {
+  Manifest whole;
+  whole.step = step;
+  std::map<std::string, std::size_t> index;
+  for (std::size_t rank = 0; rank < reports.size(); ++rank) {
+    Manifest part = parse_manifest(reports[rank], str("the report of rank ", rank));
+    const std::size_t file = whole.files.size();
+    whole.files.insert(whole.files.end(), part.files.begin(), part.files.end());
+    for (ManifestTensor& t : part.tensors) {
+      for (ManifestPart& p : t.parts) p.file = file;
+      const auto [known, is_new] = index.try_emplace(t.name, whole.tensors.size());
+      if (is_new) {
+        whole.tensors.push_back(std::move(t));
+        continue;
+      }
+      ManifestTensor& tensor = whole.tensors[known->second];
+      MOE_CHECK(tensor.shape == t.shape && tensor.dtype == t.dtype, t.name, " is ",
+                name(tensor.dtype), " ", join(tensor.shape), " on one rank and ", name(t.dtype),
+                " ", join(t.shape), " on rank ", rank);
+      tensor.parts.insert(tensor.parts.end(), t.parts.begin(), t.parts.end());
+    }
+  }
+  for (ManifestTensor& t : whole.tensors) {
+    std::stable_sort(t.parts.begin(), t.parts.end(),
+                     [](const auto& a, const auto& b) { return a.first_row < b.first_row; });
+    require_rows(t, 0, t.shape[0], "the ranks' rows");
+  }
+  return whole;
 }
 
 }  // namespace moe

@@ -55,4 +55,8 @@ Manifest parse_manifest(std::string_view text, const std::string& where);
 void require_rows(const ManifestTensor& tensor, std::int64_t first, std::int64_t rows,
                   const std::string& where);
 
+/// The ranks' reports, texts of manifests with at most one file each, as the manifest of a whole
+/// checkpoint. Throws Error unless every row of every tensor is there exactly once.
+Manifest merge_manifests(std::int64_t step, const std::vector<std::string>& reports);
+
 }  // namespace moe

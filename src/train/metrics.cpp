@@ -48,6 +48,21 @@ void cut(const fs::path& file, std::int64_t last_step) {
   rename_path(shorter, file);
 }
 
+nlohmann::ordered_json to_json(const SaveResult& r) {
+  nlohmann::ordered_json j;
+  j["step"] = r.step;
+  j["saved"] = r.failure.empty();
+  j["seconds_still"] = r.seconds_still;
+  if (r.failure.empty()) {
+    j["seconds"] = r.seconds;
+    j["bytes"] = r.bytes;
+    j["bytes_per_second"] = double(r.bytes) / r.seconds;
+  } else {
+    j["failure"] = r.failure;
+  }
+  return j;
+}
+
 }  // namespace
 
 std::string to_json(const StepMetrics& m) {
@@ -75,6 +90,7 @@ std::string to_json(const StepMetrics& m) {
   j["rollbacks"] = m.rollbacks;
   if (!m.skipped.empty()) j["skipped"] = m.skipped;
   if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
+  if (m.checkpoint) j["checkpoint"] = to_json(*m.checkpoint);
   // Names come from a configuration file, which need not be UTF-8.
   return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -5,8 +5,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "train/checkpoint_saver.h"
 
 namespace moe {
 
@@ -32,13 +35,14 @@ struct StepMetrics {
   /// Rank 0's waits for collectives within the step, and their parts by phase.
   double exposed_comm_seconds = NAN;
   std::map<std::string, double> exposed_comm_by_phase;
-  /// Most that tensors of rank 0 held: "weights", "gradients", "optimizer", "activations", "total"
-  /// (their common peak, below the sum of the four).
+  /// Most that tensors of rank 0 held: "weights", "gradients", "optimizer", "activations",
+  /// "snapshot" (a checkpoint being written), "total" (their common peak, below the sum).
   std::map<std::string, std::int64_t> memory_bytes;
   std::string skipped;             // why the step's update was left out; empty: it was made
   std::int64_t skipped_steps = 0;  // since step 0, those before a rollback too
   std::int64_t rollbacks = 0;      // since step 0
   std::map<std::string, double> held_out_loss;  // per domain; empty: not evaluated at this step
+  std::optional<SaveResult> checkpoint;         // a save that ended since the step before
 };
 
 /// One JSON object without a line's end. Numbers keep every bit.

@@ -5,6 +5,7 @@
 
 #include "hf/model_folder.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_folders.h"
 
 namespace moe {
 namespace fs = std::filesystem;

@@ -4,26 +4,22 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <tuple>
 
 #include "comm/watchdog.h"
-#include "config/model_json.h"
 #include "core/log.h"
 #include "hf/model_folder.h"
 #include "optim/schedule.h"
-#include "train/checkpoint.h"
+#include "train/checkpoint_choice.h"
+#include "train/checkpoint_folders.h"
 #include "train/held_out_loss.h"
-#include "train/machine.h"
 #include "train/model_source.h"
-#include "train/rollback.h"
 #include "train/selfcheck.h"
 #include "train/step_metrics.h"
 #include "train/training_state.h"
 
 namespace moe {
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 namespace {
 
@@ -50,10 +46,11 @@ EngineOptions engine_options(const TrainConfig& c) {
   return o;
 }
 
-/// From rank 0 alone: what is odd about a resumed run is odd on every rank.
-template <typename... Args>
-void warn_once(fmt::format_string<Args...> format, Args&&... args) {
-  if (log_rank() == 0) log_warning(format, std::forward<Args>(args)...);
+/// A checkpoint's weights, and initial ones of what the model has beside them.
+ParameterRows weights_for(const ModelConfig& model, std::shared_ptr<const CheckpointReader> reader,
+                          std::int64_t seed) {
+  return with_new_parameters(weights_in(reader), reader->model_config(), model,
+                             std::uint64_t(seed));
 }
 
 }  // namespace
@@ -68,16 +65,13 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
               " sequences, which ", world.size(),
               " ranks cannot share evenly: choose a multiple of the number of ranks");
   const fs::path run = config_.run.folder;
-  const std::optional<fs::path> checkpoint = find_start();
-  std::shared_ptr<const CheckpointReader> reader;
+  const std::shared_ptr<const CheckpointReader> reader = find_start();
   ModelConfig model;
   ParameterRows weights;
-  if (checkpoint) {
-    reader = std::make_shared<const CheckpointReader>(*checkpoint);
+  if (reader) {
     model = reader->model_config();
     apply_model_settings(config_, model);
-    weights = with_new_parameters(weights_in(reader), reader->model_config(), model,
-                                  std::uint64_t(config_.run.seed));
+    weights = weights_for(model, reader, config_.run.seed);
   } else {
     std::tie(model, weights) = starting_point(config_);
   }
@@ -96,8 +90,14 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);
   open_data();
-  mixture_ = loader_->initial_state();
-  if (reader) restore(*reader);
+  progress_.mixture = loader_->initial_state();
+  checkpoints_ = std::make_unique<RunCheckpoints>(config_, start_.threads,
+                                                  loader_->mixture().domains(), *drills_, *engine_);
+  if (reader) {
+    progress_ = checkpoints_->restore(*reader);
+    guard_.set_state(progress_.guard);
+    log_info("resuming {} after step {}", reader->folder().string(), progress_.step);
+  }
   world.barrier().wait();  // nothing is changed on disk before every rank has read
 
   if (world.rank() == 0) prepare_folder(run);
@@ -105,39 +105,32 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   print_start();
 }
 
-std::optional<fs::path> Trainer::find_start() const {
+std::shared_ptr<const CheckpointReader> Trainer::find_start() const {
   const fs::path run = config_.run.folder;
-  // Rank 0 looks and tells the others: file systems of a cluster may not show all ranks the same.
-  std::string found;
+  if (start_.resume == "auto") return newest_good_checkpoint(run / "checkpoints", world_);
+  // Rank 0 looks: file systems of a cluster may not show all ranks the same.
+  fs::path found;
   if (world_.rank() == 0) {
-    const bool exists = fs::exists(run / "metrics.jsonl");
-    if (start_.resume == "auto") {
-      if (const auto latest = latest_checkpoint(run / "checkpoints")) found = latest->string();
-    } else if (start_.resume != "none") {
-      found = find_checkpoint(start_.resume).string();
+    const bool exists = fs::exists(run / "metrics.jsonl") && !config_.run.overwrite;
+    if (start_.resume != "none") {
+      found = find_checkpoint(start_.resume);
       const bool own =
           fs::weakly_canonical(found).parent_path() == fs::weakly_canonical(run / "checkpoints");
-      MOE_REQUIRE(own || !exists || config_.run.overwrite, run.string(),
-                  ": another run lies here than that of ", found,
-                  ": choose another run.folder, or allow --set run.overwrite=true");
+      MOE_REQUIRE(own || !exists, run.string(), ": another run lies here than that of ",
+                  found.string(), ": choose another run.folder, or allow --set run.overwrite=true");
     } else {
-      MOE_REQUIRE(config_.run.overwrite || !exists, run.string(),
+      MOE_REQUIRE(!exists, run.string(),
                   ": a run lies here already: continue it with --resume auto, choose another "
                   "run.folder, or allow --set run.overwrite=true");
     }
   }
-  Tensor length = Tensor::of<std::int64_t>({1}, {std::int64_t(found.size())});
-  world_.broadcast(length, 0).wait();
-  Tensor text = Tensor::empty({*length.data<std::int64_t>()}, DType::u8);
-  if (world_.rank() == 0) std::copy(found.begin(), found.end(), text.data<std::uint8_t>());
-  world_.broadcast(text, 0).wait();
-  found.assign(text.data<std::uint8_t>(), text.data<std::uint8_t>() + text.size());
-  return found.empty() ? std::nullopt : std::optional<fs::path>(found);
+  if (start_.resume == "none") return nullptr;
+  return open_verified(found, world_);
 }
 
 void Trainer::prepare_folder(const fs::path& run) {
   std::error_code error;
-  if (step_ == 0 && config_.run.overwrite) {
+  if (progress_.step == 0 && config_.run.overwrite) {
     const std::string source = fs::weakly_canonical(config_.model.init_from).string() + "/";
     MOE_REQUIRE(config_.model.init_from.empty() ||
                     !source.starts_with(fs::weakly_canonical(run).string() + "/"),
@@ -148,12 +141,13 @@ void Trainer::prepare_folder(const fs::path& run) {
   }
   fs::create_directories(run, error);
   MOE_REQUIRE(!error, run.string(), ": cannot make this folder: ", error.message());
-  if (const std::int64_t n = abandon_checkpoints_after(run / "checkpoints", step_); n > 0)
-    log_warning("{} checkpoints after step {} are put aside as abandoned-step-*", n, step_);
+  if (const std::int64_t n = abandon_checkpoints_after(run / "checkpoints", progress_.step); n > 0)
+    log_warning("{} checkpoints after step {} are put aside as abandoned-step-*", n,
+                progress_.step);
   TrainConfig effective = config_;
   effective.run.overwrite = false;  // the saved file must not delete the run when it is used again
   save_config(effective, run / "config.yaml");
-  metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
+  metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", progress_.step);
   heartbeat_ = Heartbeat(run / "heartbeat.json");
 }
 
@@ -185,36 +179,38 @@ void Trainer::print_start() const {
   }
   const std::int64_t tokens = config_.batch.global * config_.data.sequence_length;
   log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
-           config_.batch.global, config_.data.sequence_length, tokens, step_ + 1,
+           config_.batch.global, config_.data.sequence_length, tokens, progress_.step + 1,
            config_.train.steps, step_flops(m, tokens, config_.data.sequence_length));
 }
 
 RunEnd Trainer::run() {
-  if (step_ >= config_.train.steps)
-    log_info("nothing left to do after step {}: raise train.steps to go on", step_);
-  while (step_ < config_.train.steps && !stop_) train_one_step();
-  if (saved_step_ != step_ && step_ > 0) save();
+  if (progress_.step >= config_.train.steps)
+    log_info("nothing left to do after step {}: raise train.steps to go on", progress_.step);
+  while (progress_.step < config_.train.steps && !stop_) train_one_step();
+  heartbeat_.beat(progress_.step, "save");
+  checkpoints_->finish();
+  if (checkpoints_->newest_step() != progress_.step && progress_.step > 0) save();
   const MemoryAccount memory = memory_account();
   std::string kinds;
   for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
     kinds += fmt::format("{} {:.1f}, ", kMemoryKindNames[k], double(memory.peak[k]) / 1e6);
   log_info("peak memory of rank 0 in MB: {}together {:.1f}", kinds,
            double(memory.peak_total) / 1e6);
-  const bool complete = step_ >= config_.train.steps;
-  heartbeat_.beat(step_, complete ? "complete" : "interrupted");
-  if (!complete) log_info("stopped after step {} as asked: --resume auto goes on", step_);
+  const bool complete = progress_.step >= config_.train.steps;
+  heartbeat_.beat(progress_.step, complete ? "complete" : "interrupted");
+  if (!complete) log_info("stopped after step {} as asked: --resume auto goes on", progress_.step);
   return complete ? RunEnd::complete : RunEnd::interrupted;
 }
 
 void Trainer::train_one_step() {
   const double begin = now();
-  const std::int64_t step = step_ + 1;
+  const std::int64_t step = progress_.step + 1;
   heartbeat_.beat(step, "train");
   set_phase_step(step);
   const std::int64_t rollbacks = guard_.state().rollbacks;
   drills_->begin_step(step, rollbacks);
   set_phase("load");
-  const StepPlan plan = loader_->plan(step, config_.batch.global, mixture_);
+  const StepPlan plan = loader_->plan(step, config_.batch.global, progress_.mixture);
   const std::int64_t mine = config_.batch.global / world_.size();
   const Batch batch = loader_->load(plan, world_.rank() * mine, mine);
   const double loaded = now();
@@ -226,22 +222,22 @@ void Trainer::train_one_step() {
   if (verdict == Verdict::accept) {
     engine_->update(result, rate);
     guard_.accept(step, result.loss);
-    tokens_ += plan.labels;
+    progress_.tokens += plan.labels;
   } else {
     guard_.skip();
     warn_once("step {} is skipped: {} (loss {}, gradient norm {})", step, describe(verdict),
               result.loss, result.grad_norm);
   }
-  mixture_ = plan.next;
-  step_ = step;
+  progress_.mixture = plan.next;
+  progress_.step = step;
   result.seconds["load"] = loaded - begin;
   const double seconds = now() - begin;
   // The first step of a process warms caches up; it would distort the time left.
   if (steps_timed_++ > 0) seconds_training_ += seconds;
 
   StepMetrics metrics = metrics_of(result, config_, engine_->config(), seconds);
-  metrics.step = step_;
-  metrics.tokens = tokens_;
+  metrics.step = progress_.step;
+  metrics.tokens = progress_.tokens;
   metrics.learning_rate = rate;
   metrics.skipped_steps = guard_.state().skipped_steps;
   metrics.rollbacks = guard_.state().rollbacks;
@@ -249,6 +245,7 @@ void Trainer::train_one_step() {
   const bool last = step == config_.train.steps;
   if (config_.train.eval_every > 0 && (step % config_.train.eval_every == 0 || last))
     evaluate(metrics);
+  metrics.checkpoint = checkpoints_->poll();
   if (metrics_) {
     metrics_->write(metrics);
     if (step % config_.run.log_every == 0 || last || !metrics.held_out_loss.empty()) {
@@ -257,10 +254,13 @@ void Trainer::train_one_step() {
                                    each * double(config_.train.steps - step)));
     }
   }
-  if (guard_.wants_rollback())
+  if (guard_.wants_rollback()) {
     roll_back();
-  else if (config_.train.checkpoint_every > 0 && step % config_.train.checkpoint_every == 0)
-    save();
+  } else if (config_.train.checkpoint_every > 0 && step % config_.train.checkpoint_every == 0 &&
+             !last) {  // run() saves the last one and waits for it
+    heartbeat_.beat(step, "save");
+    checkpoints_->begin(progress());
+  }
 }
 
 /// What all ranks do with this step, and whether one of them was asked to stop.
@@ -275,41 +275,38 @@ Verdict Trainer::agree(const StepResult& result) {
 
 /// The weights, moments and counts of a checkpoint, but the data goes on where it is.
 void Trainer::roll_back() {
-  const std::string why =
-      str(config_.guard.max_skipped, " steps in a row up to step ", step_, " were skipped");
+  checkpoints_->finish();
+  const std::string why = str(config_.guard.max_skipped, " steps in a row up to step ",
+                              progress_.step, " were skipped");
   constexpr const char* kAdvice =
       ": metrics.jsonl says why each was; look at the data of these steps, lower "
       "optimizer.learning_rate, or resume from an earlier checkpoint (--resume FOLDER)";
   if (!guard_.may_roll_back())
     throw Error(str(why, " after ", guard_.state().rollbacks, " rollbacks", kAdvice));
-  heartbeat_.beat(step_, "roll back");
+  heartbeat_.beat(progress_.step, "roll back");
   const fs::path run = config_.run.folder;
-  const auto target = newest_good_checkpoint(run / "checkpoints", guard_.rollback_limit(),
-                                             config_.train.checkpoint_every, world_);
-  if (!target)
+  const auto reader = rollback_checkpoint(run / "checkpoints", guard_.rollback_limit(),
+                                          config_.train.checkpoint_every, world_);
+  if (!reader)
     throw Error(str(why, " and there is no checkpoint of step ", guard_.rollback_limit(),
                     " or before to go back to", kAdvice));
-  const MixtureState onward = mixture_;
-  const Guard now = guard_;
-  const auto reader = std::make_shared<const CheckpointReader>(*target);
-  engine_->load_weights(with_new_parameters(weights_in(reader), reader->model_config(),
-                                            engine_->config(), std::uint64_t(config_.run.seed)));
-  restore(*reader);
-  mixture_ = onward;
-  const GuardState saved = std::exchange(guard_, now).state();
-  guard_.roll_back(step_, saved);
-  warn_once("{}: back to step {}, on with other data (rollback {} of {})", why, step_,
+  engine_->load_weights(weights_for(engine_->config(), reader, config_.run.seed));
+  RunProgress there = checkpoints_->restore(*reader);
+  guard_.roll_back(there.step, there.guard);
+  there.mixture = std::move(progress_.mixture);
+  progress_ = std::move(there);
+  warn_once("{}: back to step {}, on with other data (rollback {} of {})", why, progress_.step,
             guard_.state().rollbacks, config_.guard.max_rollbacks);
   world_.barrier().wait();  // all have read
   if (world_.rank() == 0) {
-    (void)abandon_checkpoints_after(run / "checkpoints", step_);
+    (void)abandon_checkpoints_after(run / "checkpoints", progress_.step);
     metrics_ = nullptr;
-    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", step_);
+    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", progress_.step);
   }
 }
 
 void Trainer::evaluate(StepMetrics& metrics) {
-  const auto alive = [this] { heartbeat_.beat(step_, "evaluate"); };
+  const auto alive = [this] { heartbeat_.beat(progress_.step, "evaluate"); };
   for (const HeldOutDomain& d : held_out_)
     metrics.held_out_loss[d.name] =
         held_out_loss(engine_->model(), d.data, config_.train.eval_sequences, config_.batch.micro,
@@ -317,85 +314,16 @@ void Trainer::evaluate(StepMetrics& metrics) {
             .loss;
 }
 
-std::string Trainer::state_json() const {
-  Json state;
-  state["step"] = step_;
-  state["tokens"] = tokens_;
-  state["optimizer_steps"] = engine_->optimizer().steps();
-  state["guard"] = Json::parse(to_json(guard_.state()));
-  state["seed"] = config_.run.seed;
-  state["sequence_length"] = config_.data.sequence_length;
-  // Domains that an earlier part of the run had are carried along, for the case they come back.
-  for (const auto& [domain, consumed] : other_domains_) state["consumed"][domain] = consumed;
-  for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
-    const std::string& domain = config_.data.train[d].domain;
-    state["consumed"][domain] = mixture_.consumed[d];
-    state["domain_tokens"][domain] = loader_->mixture().domains()[d].tokens;
-  }
-  state["machine"] = {{"ranks", world_.size()},        {"expert_parallel", grid_.ep()},
-                      {"threads", start_.threads},     {"dtype", name(config_.model.dtype)},
-                      {"processor", processor_name()}, {"compiler", compiler_name()}};
-  return state.dump(1);
+RunProgress Trainer::progress() const {
+  RunProgress whole = progress_;
+  whole.optimizer_steps = engine_->optimizer().steps();
+  whole.guard = guard_.state();
+  return whole;
 }
 
 void Trainer::save() {
-  set_phase("checkpoint");
-  heartbeat_.beat(step_, "save");
-  drills_->before_save(step_);
-  const fs::path folder = fs::path(config_.run.folder) / "checkpoints";
-  const fs::path saved =
-      save_checkpoint(folder, step_, state_to_save(*engine_), state_json(),
-                      model_config_to_json(engine_->config()), to_yaml(config_), world_);
-  if (world_.rank() == 0 && config_.train.keep_last > 0)
-    prune_checkpoints(folder, config_.train.keep_last);
-  drills_->after_save(step_, saved);
-  saved_step_ = step_;
-  log_info("saved {}", saved.string());
-}
-
-void Trainer::restore(const CheckpointReader& reader) {
-  load_moments_and_counts(*engine_, reader);
-  try {
-    const Json state = Json::parse(reader.state_json());
-    step_ = state.at("step");
-    tokens_ = state.at("tokens");
-    engine_->optimizer().set_steps(state.at("optimizer_steps"));
-    // Checkpoints of before there were guards have no such state.
-    if (state.contains("guard")) guard_.set_state(guard_state_from_json(state["guard"].dump()));
-    other_domains_ = state.at("consumed").get<std::map<std::string, std::int64_t>>();
-    for (std::size_t d = 0; d < config_.data.train.size(); ++d) {
-      const std::string& domain = config_.data.train[d].domain;
-      const auto known = other_domains_.find(domain);
-      if (known == other_domains_.end()) {
-        warn_once("domain {} is new in this run", domain);
-        continue;
-      }
-      mixture_.consumed[d] = known->second;
-      other_domains_.erase(known);
-      if (state.at("domain_tokens").value(domain, std::int64_t{-1}) !=
-          loader_->mixture().domains()[d].tokens)
-        warn_once("the shards of domain {} have changed: some of it repeats or is left out",
-                  domain);
-    }
-    for (const auto& [domain, consumed] : other_domains_)
-      warn_once("domain {} is no longer trained on", domain);
-    if (state.at("sequence_length") != config_.data.sequence_length)
-      warn_once(
-          "data.sequence_length is {}, the checkpoint's was {}: some text repeats or is left "
-          "out",
-          config_.data.sequence_length, state.at("sequence_length").get<std::int64_t>());
-    if (state.at("seed") != config_.run.seed)
-      warn_once("run.seed is {}, the checkpoint's was {}: the data order changes", config_.run.seed,
-                state.at("seed").get<std::int64_t>());
-    if (state.at("machine") != Json::parse(state_json()).at("machine"))
-      warn_once(
-          "layout, threads, number type, processor or compiler differ from the checkpoint's: "
-          "losses will agree but not to the last bit");
-  } catch (const Json::exception& e) {
-    throw InputError(str((reader.folder() / "state.json").string(), ": ", e.what()));
-  }
-  saved_step_ = step_;
-  log_info("resuming {} after step {}", reader.folder().string(), step_);
+  heartbeat_.beat(progress_.step, "save");
+  checkpoints_->save(progress());
 }
 
 }  // namespace moe

@@ -3,9 +3,7 @@
 
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,13 +16,14 @@
 #include "train/guard.h"
 #include "train/heartbeat.h"
 #include "train/metrics.h"
+#include "train/run_checkpoints.h"
 
 namespace moe {
 
 /// Where a run begins.
 struct StartOptions {
-  /// "none": from the first step; "auto": from the run's newest checkpoint, or the first step when
-  /// there is none; else a checkpoint's folder.
+  /// "none": from the first step; "auto": from the run's newest checkpoint that is whole, or the
+  /// first step when there is none; else a checkpoint's folder.
   std::string resume = "none";
   int threads = 1;  // per rank, for the record in checkpoints
   int host = 0;     // stands for this rank's host
@@ -53,13 +52,13 @@ class Trainer {
 
   /// Trains to config.train.steps, or to the end of the step in which a rank was asked to stop, and
   /// saves a last checkpoint, unless one of that step is there. Collective. Throws Error when the
-  /// guard gives the run up.
+  /// guard gives the run up, or when that last one cannot be saved.
   RunEnd run();
 
-  /// Writes a checkpoint of the steps done. Collective.
+  /// Writes a checkpoint of the steps done and waits for it. Collective. Throws Error.
   void save();
 
-  std::int64_t steps_done() const { return step_; }
+  std::int64_t steps_done() const { return progress_.step; }
   Engine& engine() { return *engine_; }
 
  private:
@@ -68,15 +67,14 @@ class Trainer {
     HeldOut data;
   };
 
-  std::optional<std::filesystem::path> find_start() const;
+  std::shared_ptr<const CheckpointReader> find_start() const;
   void open_data();
-  void restore(const CheckpointReader& reader);
   void roll_back();
   void prepare_folder(const std::filesystem::path& run);
   void train_one_step();
   Verdict agree(const StepResult& result);
   void evaluate(StepMetrics& metrics);
-  std::string state_json() const;
+  RunProgress progress() const;
   void print_start() const;
 
   const TrainConfig config_;
@@ -86,16 +84,13 @@ class Trainer {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Loader> loader_;
   std::vector<HeldOutDomain> held_out_;
-  MixtureState mixture_;
-  std::map<std::string, std::int64_t> other_domains_;  // consumed of domains that left the mixture
+  std::unique_ptr<const FaultDrills> drills_;
+  std::unique_ptr<RunCheckpoints> checkpoints_;
+  RunProgress progress_;  // but for what the engine and the guard know: progress() is whole
   std::unique_ptr<MetricsWriter> metrics_;
   Heartbeat heartbeat_;  // writes on rank 0 alone
   Guard guard_;
-  std::unique_ptr<const FaultDrills> drills_;
-  bool stop_ = false;        // a rank has been asked to stop: known to all
-  std::int64_t step_ = 0;    // steps done
-  std::int64_t tokens_ = 0;  // labelled tokens that the weights were trained on
-  std::int64_t saved_step_ = -1;
+  bool stop_ = false;            // a rank has been asked to stop: known to all
   double seconds_training_ = 0;  // of this process, for the time left
   std::int64_t steps_timed_ = 0;
 };

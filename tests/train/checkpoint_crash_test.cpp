@@ -47,7 +47,7 @@ TEST_F(Checkpoint, AFileThatGrowsTooLargeLeavesTheEarlierCheckpointAndNothingEls
       const rlimit size{rlim_t(limit), rlim_t(limit)};
       ::setrlimit(RLIMIT_FSIZE, &size);
       const std::string error = error_of(
-          [&] { (void)save_checkpoint(folder_, 2, share(0, 1), "{}", "{}", "", *single_rank()); });
+          [&] { (void)save_checkpoint(folder_, 2, share(0, 1), kEmptyTexts, *single_rank()); });
       const bool named =
           error.find("rank 0: ") != std::string::npos &&
           error.find("rank-00000.h5: cannot be written: File too large") != std::string::npos;
@@ -70,7 +70,7 @@ TEST_F(Checkpoint, AFullDiskUnderOneRankIsAnErrorOnAllRanks) {
       const Shape large = {100, 1000};
       if (world.rank() == 1)
         mine.push_back({"weights/large", large, 0, Tensor::zeros(large, DType::f32)});
-      (void)save_checkpoint(folder_, 2, mine, "{}", "{}", "", world);
+      (void)save_checkpoint(folder_, 2, mine, kEmptyTexts, world);
     });
   });
   EXPECT_THAT(error, HasSubstr("rank 1: "));
@@ -91,8 +91,8 @@ bool changes_files(std::uint64_t call) {
   return kCalls.contains(call);
 }
 
-/// Runs f in a child that is killed when it enters its n-th system call that changes files. False
-/// when it came to its end before; nothing when processes must not be traced here.
+/// Runs f in a child that is killed when its threads enter their n-th system call that changes
+/// files. False when it came to its end before; nothing when processes must not be traced here.
 template <class F>
 std::optional<bool> killed_at(int n, F&& f) {
   const pid_t child = ::fork();
@@ -110,30 +110,47 @@ std::optional<bool> killed_at(int n, F&& f) {
   int status = 0;
   ::waitpid(child, &status, 0);
   if (!WIFSTOPPED(status)) return std::nullopt;
-  ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
+  ::ptrace(PTRACE_SETOPTIONS, child, nullptr,
+           PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL | PTRACE_O_TRACECLONE);
+  ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
   for (;;) {
-    ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
-    ::waitpid(child, &status, 0);
-    if (WIFEXITED(status)) {
+    const pid_t thread = ::waitpid(-1, &status, __WALL);
+    if (thread == child && WIFEXITED(status)) {
       EXPECT_EQ(WEXITSTATUS(status), 0);
       return false;
     }
+    if (!WIFSTOPPED(status)) continue;  // the end of another thread
+    // A new thread stops before its first step, perhaps before its maker has told of it.
+    const bool at_call = WSTOPSIG(status) == (SIGTRAP | 0x80);
     __ptrace_syscall_info info = {};
-    if (::ptrace(PTRACE_GET_SYSCALL_INFO, child, sizeof(info), &info) <= 0) n = 0;
+    if (at_call && ::ptrace(PTRACE_GET_SYSCALL_INFO, thread, sizeof(info), &info) <= 0) n = 0;
     if (info.op == PTRACE_SYSCALL_INFO_ENTRY && changes_files(info.entry.nr)) --n;
-    if (n > 0) continue;
+    if (n > 0 || !at_call) {
+      ::ptrace(PTRACE_SYSCALL, thread, nullptr, nullptr);
+      continue;
+    }
     ::kill(child, SIGKILL);
-    ::waitpid(child, &status, 0);
+    // The child's own end is told of once that of its traced threads has been.
+    while (::waitpid(-1, &status, __WALL) != child || WIFSTOPPED(status)) {
+    }
     return info.op == PTRACE_SYSCALL_INFO_NONE ? std::nullopt : std::optional(true);
   }
 }
 
+enum class Way { standing_still, behind };
+
 /// Kills a new save, a save in the place of another and a pruning at every `stride`-th change of a
 /// file.
-void kill_and_check(const fs::path& folder, int stride) {
+void kill_and_check(const fs::path& folder, Way way, int stride) {
   const auto save_here = [&](std::int64_t step, std::uint64_t variant) {
-    (void)save_checkpoint(folder, step, share(0, 1, variant), kState,
-                          model_config_to_json(small_model()), "", *single_rank());
+    const auto world = single_rank();
+    CheckpointSaver saver(folder, {}, *world);
+    if (way == Way::standing_still) {
+      if (!saver.save(step, share(0, 1, variant), texts()).failure.empty()) throw Error("failed");
+      return;
+    }
+    saver.begin(step, share(0, 1, variant), texts());
+    if (!saver.finish()->failure.empty()) throw Error("failed");
   };
   using Left = std::pair<std::int64_t, std::uint64_t>;
   std::set<Left> left;
@@ -144,7 +161,7 @@ void kill_and_check(const fs::path& folder, int stride) {
     const auto killed = killed_at(points + 1, [&] {
       save_here(2, 2);  // a new one
       save_here(2, 3);  // in the place of another
-      prune_checkpoints(folder, 1);
+      prune_checkpoints(folder, {.last = 1});
     });
     if (!killed) GTEST_SKIP() << "processes must not be traced here";
     finished = !*killed;
@@ -177,12 +194,17 @@ fs::path folder_in_memory(const fs::path& otherwise) {
 }
 
 TEST_F(Checkpoint, Kill9AtChangesOfFilesLeavesTheOldCheckpointOrTheNew) {
-  kill_and_check(folder_ = folder_in_memory(folder_), 5);
+  kill_and_check(folder_ = folder_in_memory(folder_), Way::standing_still, 5);
+}
+TEST_F(Checkpoint, Kill9OfASaveBehindTheTrainingLeavesTheOldCheckpointOrTheNew) {
+  kill_and_check(folder_ = folder_in_memory(folder_), Way::behind, 5);
 }
 
 class CheckpointSlow : public Checkpoint {};
 TEST_F(CheckpointSlow, Kill9AtEachChangeOfAFileLeavesTheOldCheckpointOrTheNew) {
-  kill_and_check(folder_ = folder_in_memory(folder_), 1);
+  folder_ = folder_in_memory(folder_);
+  kill_and_check(folder_, Way::standing_still, 1);
+  kill_and_check(folder_, Way::behind, 1);
 }
 
 }  // namespace

@@ -16,6 +16,8 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "train/checkpoint.h"
+#include "train/checkpoint_folders.h"
+#include "train/checkpoint_saver.h"
 
 namespace moe {
 
@@ -94,13 +96,17 @@ inline std::vector<TensorRows> share(int rank, int ranks, std::uint64_t variant 
 
 inline const std::string kState = "{\"step\": 7, \"tokens\": 123, \"machine\": {\"threads\": 2}}";
 
+inline CheckpointTexts texts() {
+  return {kState, model_config_to_json(small_model()), "train: {}\n"};
+}
+inline const CheckpointTexts kEmptyTexts = {"{}", "{}", ""};
+
 inline fs::path save(const fs::path& checkpoints, std::int64_t step, int ranks,
                      std::uint64_t variant = 0) {
   fs::path folder;
   run_ranks(ranks, [&](Communicator& world) {
     const fs::path made =
-        save_checkpoint(checkpoints, step, share(world.rank(), ranks, variant), kState,
-                        model_config_to_json(small_model()), "train: {}\n", world);
+        save_checkpoint(checkpoints, step, share(world.rank(), ranks, variant), texts(), world);
     if (world.rank() == 0) folder = made;
   });
   return folder;

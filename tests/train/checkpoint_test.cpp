@@ -10,6 +10,7 @@
 #include "train/checkpoint_diff.h"
 #include "train/checkpoint_fixture.h"
 #include "train/checkpoint_manifest.h"
+#include "train/checkpoint_reshard.h"
 
 namespace moe {
 namespace {
@@ -47,7 +48,7 @@ TEST_F(Checkpoint, HoldsStateModelAndConfig) {
   const CheckpointReader reader(save(folder_, 12, 2));
   EXPECT_EQ(reader.step(), 12);
   EXPECT_EQ(reader.state_json(), kState);
-  EXPECT_EQ(reader.config_yaml(), "train: {}\n");
+  EXPECT_EQ(reader.texts().config, "train: {}\n");
   EXPECT_EQ(model_config_to_json(reader.model_config()), model_config_to_json(small_model()));
   EXPECT_EQ(reader.model_config().rms_norm_eps, 1.0 / 3);
   ASSERT_EQ(reader.tensors().size(), kSpecs.size());
@@ -169,7 +170,7 @@ std::string save_rows(const fs::path& folder,
       (void)save_checkpoint(
           folder, 1,
           {{"weights/x", shape, first, rows_of("weights/x", shape, first, count, DType::f32)}},
-          "{}", "{}", "", world);
+          kEmptyTexts, world);
     });
   });
 }
@@ -246,12 +247,59 @@ TEST(CheckpointModel, TextsThatAreNoModelAreInputErrors) {
               HasSubstr("unknown gate 'mpl'"));
 }
 
-TEST_F(Checkpoint, PruningKeepsTheLatest) {
-  for (const int step : {10, 20, 5, 30}) (void)save(folder_, step, 1);
-  prune_checkpoints(folder_, 2);
-  EXPECT_THAT(names_in(folder_), testing::ElementsAre("step-00000020", "step-00000030"));
-  prune_checkpoints(folder_, 5);
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), {}), 2);
+TEST_F(Checkpoint, PruningKeepsTheLatestAndTheMultiples) {
+  const auto prune = [&](std::int64_t last, std::int64_t every) {
+    prune_checkpoints(folder_, {.last = last, .every = every});
+    return names_in(folder_);
+  };
+  using testing::ElementsAre;
+  for (const int step : {10, 20, 5, 30, 35}) (void)save(folder_, step, 1);
+  EXPECT_EQ(prune(0, 0).size(), 5u);
+  EXPECT_THAT(prune(2, 10),
+              ElementsAre("step-00000010", "step-00000020", "step-00000030", "step-00000035"));
+  EXPECT_THAT(prune(1, 15), ElementsAre("step-00000030", "step-00000035"));
+  EXPECT_EQ(prune(5, 0).size(), 2u);
+  EXPECT_THAT(prune(1, 0), ElementsAre("step-00000035"));
+}
+
+TEST_F(Checkpoint, ReshardingChangesOnlyTheFiles) {
+  const CheckpointReader from(save(folder_, 7, 3));
+  std::int64_t last = 0;
+  for (const int files : {1, 2, 5, 1000}) {
+    const fs::path to = folder_ / str("in ", files);
+    last = reshard_checkpoint(from, to, files, false);
+    EXPECT_EQ(last, std::min(files, 11));  // the rows of the tensor that has most
+    EXPECT_EQ(names_in(to).size(), std::size_t(last) + 4);
+    expect_complete(to);
+    EXPECT_TRUE(diff_checkpoints(from, CheckpointReader(to)).empty());
+    EXPECT_EQ(CheckpointReader(to).texts().state, kState);
+    EXPECT_FALSE(fs::exists(folder_ / str(".in ", files, ".tmp")));
+  }
+}
+
+TEST_F(Checkpoint, ReshardingReplacesCheckpointsAloneAndOnlyWhenAllowed) {
+  const fs::path a = save(folder_, 7, 3, 1), b = save(folder_, 8, 2, 2);
+  const CheckpointReader from(a);
+  EXPECT_THAT(error_of([&] { reshard_checkpoint(from, b, 1, false); }), HasSubstr("--force"));
+  expect_complete(b, 2);
+  reshard_checkpoint(from, b, 1, true);
+  expect_complete(b, 1);
+  reshard_checkpoint(from, a, 2, true);  // in its own place
+  expect_complete(a, 1);
+  EXPECT_EQ(names_in(a).size(), 6u);
+  fs::create_directories(folder_ / "other");
+  EXPECT_THAT(error_of([&] { reshard_checkpoint(from, folder_ / "other", 1, true); }),
+              HasSubstr("is no checkpoint"));
+  EXPECT_THAT(error_of([&] { reshard_checkpoint(from, folder_ / "new", 0, true); }),
+              HasSubstr("number of files"));
+
+  const std::string rank_file = bytes_of(b / "rank-00000.h5");
+  std::string damaged = rank_file;
+  damaged[damaged.size() / 2] ^= 1;
+  put(b / "rank-00000.h5", damaged);
+  EXPECT_THAT(error_of([&] { reshard_checkpoint(CheckpointReader(b), folder_ / "new", 2, false); }),
+              HasSubstr("rank-00000.h5: its checksum differs"));
+  EXPECT_EQ(names_in(folder_), (std::set<std::string>{"other", "step-00000007", "step-00000008"}));
 }
 
 TEST_F(Checkpoint, LeftoversOfInterruptedSavesGoWithTheNextSave) {
@@ -273,7 +321,7 @@ TEST_F(Checkpoint, AFolderThatCannotBeWrittenIsAnErrorOnAllRanks) {
   const std::string error = error_of([&] {
     run_ranks(2, [&](Communicator& world) {
       try {
-        (void)save_checkpoint(folder_, 1, share(world.rank(), 2), "{}", "{}", "", world);
+        (void)save_checkpoint(folder_, 1, share(world.rank(), 2), kEmptyTexts, world);
       } catch (const Error& e) {
         EXPECT_THAT(e.what(), HasSubstr("was not saved: rank 0: "));
         (void)world.barrier();  // both ranks get here: nobody hangs
@@ -302,8 +350,8 @@ TEST_F(Checkpoint, DiffComparesBitsAcrossLayouts) {
     change(mine);
     ModelConfig model = small_model();
     if (name == "model") model.moe.top_k = 1;
-    const CheckpointReader c(save_checkpoint(folder_ / name, step, mine, state,
-                                             model_config_to_json(model), "", *single_rank()));
+    const CheckpointReader c(save_checkpoint(
+        folder_ / name, step, mine, {state, model_config_to_json(model), ""}, *single_rank()));
     std::vector<std::string> lines;
     for (const auto& d : diff_checkpoints(a, c)) lines.push_back(d.where + ": " + d.what);
     return lines;
@@ -331,8 +379,8 @@ TEST_F(Checkpoint, DiffComparesBitsAcrossLayouts) {
 TEST_F(Checkpoint, DiffTellsMinusZeroFromZeroAndEqualNaNsAreEqual) {
   const auto save_value = [&](const char* name, double value) {
     return CheckpointReader(
-        save_checkpoint(folder_ / name, 1, {{"x", {1}, 0, Tensor::of<double>({1}, {value})}}, "{}",
-                        model_config_to_json(small_model()), "", *single_rank()));
+        save_checkpoint(folder_ / name, 1, {{"x", {1}, 0, Tensor::of<double>({1}, {value})}},
+                        {"{}", model_config_to_json(small_model()), ""}, *single_rank()));
   };
   EXPECT_EQ(diff_checkpoints(save_value("a", 0.0), save_value("b", -0.0)).size(), 1u);
   EXPECT_TRUE(diff_checkpoints(save_value("c", NAN), save_value("d", NAN)).empty());
