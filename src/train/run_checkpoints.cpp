@@ -46,8 +46,8 @@ void RunCheckpoints::note(const SaveResult& result) {
   newest_step_ = result.step;
   drills_.after_save(result.step, result.folder);
   if (!result.warning.empty()) warn_once("an old checkpoint stays: {}", result.warning);
-  log_info("saved {}: {}B in {} ({}B/s), training stood still for {:.3f} s", result.folder.string(),
-           readable_count(double(result.bytes)), readable_seconds(result.seconds),
+  log_info("saved {}: {}B in {:.2f} s ({}B/s), training stood still for {:.3f} s",
+           result.folder.string(), readable_count(double(result.bytes)), result.seconds,
            readable_count(double(result.bytes) / result.seconds), result.seconds_still);
 }
 

@@ -43,76 +43,71 @@ awk 'BEGIN {
 }' > ids.jsonl
 moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers --output train.h5 \
   > last.log 2>&1 || fail 'no shard'
-cat > run.yaml << YAML
+cat > run.yaml << 'YAML'
 run: {folder: straight, threads: 1, log_every: 1000000}
-model: {vocab_size: 64, hidden_size: 32, intermediate_size: 64, layers: 2, heads: 2, max_positions: 32, experts: 4}
-data: {sequence_length: 16, train: [{domain: numbers, files: [train.h5]}]}
-batch: {global: 4, micro: 1}
+model: {vocab_size: 64, hidden_size: 64, intermediate_size: 256, layers: 2, heads: 2, max_positions: 32, experts: 4}
+data: {sequence_length: 32, train: [{domain: numbers, files: [train.h5]}]}
+batch: {global: 16, micro: 4}
 parallel: {expert: 2, zero: true, watchdog_seconds: 60}
-train: {steps: STEPS, checkpoint_every: 2, keep_last: 2, keep_every: 100}
+train: {steps: 60, checkpoint_every: 2, keep_last: 2, keep_every: 20}
 optimizer: {learning_rate: 0.01}
 YAML
-# As many steps as the kills need: a run comes some ten steps further between two of them.
-steps=$((kills * 12 + 20))
-sed -i "s/STEPS/$steps/" run.yaml
-
 run() { # FOLDER RESUME
   timeout -k 5 300 mpirun -n "$ranks" --oversubscribe --bind-to none "./$program" --config run.yaml \
     --set run.folder="$1" --resume "$2" > last.log 2>&1
 }
 
-now() { date +%s%N; }
 newest() { ls disturbed/checkpoints 2> /dev/null | grep '^step-' | tail -1; }
 
-begun=$(now)
-run straight none || fail 'the undisturbed run failed'
-straight_ms=$((($(now) - begun) / 1000000))
+# pause MILLISECONDS: at random, up to so many
+pause() { sleep "$(awk "BEGIN { print 0.001 * (($RANDOM * 32768 + $RANDOM) % ($1 + 1)) }")"; }
 
-done_kills=0 finished=0 lost=0
-while [ "$done_kills" -lt "$kills" ]; do
-  before=$(newest)
-  run disturbed auto &
-  job=$!
-  # Anywhere between the start and some dozen steps after it.
-  span=$((straight_ms * 14 / steps))
-  sleep "$(awk "BEGIN { print 0.001 * ($RANDOM % 400) }")"
-  while [ -z "$(ours)" ] && kill -0 $job 2> /dev/null; do sleep 0.02; done
-  # Half of the time from its start, half from when it trains.
-  if [ $((RANDOM % 4)) -gt 0 ]; then
-    until grep -q 'a step (' last.log || ! kill -0 $job 2> /dev/null; do sleep 0.02; done
-  fi
-  sleep "$(awk "BEGIN { print 0.001 * ($RANDOM % ($span + 1)) }")"
-  victims=($(ours))
-  if [ ${#victims[@]} -eq 0 ]; then
-    wait $job && { finished=1; break; }
-    fail 'the job ended by itself'
-  fi
-  if [ $((RANDOM % 4)) -eq 0 ]; then
-    kill -9 "${victims[@]}" 2> /dev/null
+# Kills the job at a random moment: sometimes while it starts, mostly while it trains. Fails when it
+# was over before.
+disturb() {
+  if [ $((RANDOM % 5)) -eq 0 ]; then
+    pause 1500
   else
-    kill -9 "${victims[RANDOM % ${#victims[@]}]}" 2> /dev/null
+    until grep -q ' tokens), steps ' last.log || ! kill -0 "$1" 2> /dev/null; do sleep 0.01; done
+    pause "$((training_ms / 2))"
   fi
-  began_to_wait=$SECONDS
-  if wait $job; then
-    finished=1
-    break
-  fi
-  [ $((SECONDS - began_to_wait)) -lt 30 ] || fail "the job outlived its rank by $((SECONDS - began_to_wait)) s"
-  [ -z "$(ours)" ] || { sleep 2; [ -z "$(ours)" ] || fail "processes are left: $(ours)"; }
-  done_kills=$((done_kills + 1))
-  after=$(newest)
-  [ -z "$before" ] || [ ! "$after" \< "$before" ] || fail "lost $before, only $after is there"
-  [ "$before" != "$after" ] || lost=$((lost + 1))
-  if [ -n "$after" ]; then
-    moe-checkpoint verify "disturbed/checkpoints/$after" > last.verify 2>&1 \
-      || fail "kill $done_kills: $(cat last.verify)"
-  fi
+  local victims=($(ours))
+  [ ${#victims[@]} -gt 0 ] || return 1
+  [ $((RANDOM % 4)) -eq 0 ] || victims=("${victims[RANDOM % ${#victims[@]}]}")
+  kill -9 "${victims[@]}" 2> /dev/null
+}
+
+begun=$(date +%s%N)
+run straight none || fail 'the undisturbed run failed'
+training_ms=$((($(date +%s%N) - begun) / 1000000))
+
+# Runs to the end, killed on the way and resumed, until there were so many kills.
+done_kills=0 runs=0
+while [ "$done_kills" -lt "$kills" ]; do
+  rm -rf disturbed
+  runs=$((runs + 1))
+  while :; do
+    before=$(newest)
+    : > last.log
+    run disturbed auto &
+    job=$!
+    [ "$done_kills" -lt "$kills" ] && disturb $job && done_kills=$((done_kills + 1))
+    since=$SECONDS
+    wait $job && break
+    [ $((SECONDS - since)) -lt 60 ] || fail "the job outlived its rank by $((SECONDS - since)) s"
+    grep -qE 'error:|watchdog' last.log && fail 'the job ended by itself'
+    [ -z "$(ours)" ] || sleep 3
+    [ -z "$(ours)" ] || fail "processes are left: $(ours)"
+    after=$(newest)
+    [ ! "$after" \< "$before" ] || fail "lost $before, there is ${after:-none}"
+    [ -z "$after" ] || moe-checkpoint verify "disturbed/checkpoints/$after" > last.verify 2>&1 \
+      || fail "after kill $done_kills: $(cat last.verify)"
+  done
+  moe-checkpoint diff straight disturbed > last.verify || fail "run $runs: $(cat last.verify)"
+  [ "$(sed -n 's/^{"step":\([0-9]*\),.*/\1/p' disturbed/metrics.jsonl)" = "$(seq 60)" ] \
+    || fail 'metrics.jsonl does not hold every step once'
+  diff <(ls -A straight/checkpoints) <(ls -A disturbed/checkpoints) > last.verify \
+    || fail "other checkpoints: $(cat last.verify)"
+  [ -z "$(ours)" ] || fail "processes are left: $(ours)"
 done
-[ $finished = 1 ] || run disturbed auto || fail 'the last part failed'
-moe-checkpoint diff straight disturbed || fail 'the weights differ'
-[ "$(sed -n 's/^{"step":\([0-9]*\),.*/\1/p' disturbed/metrics.jsonl)" = "$(seq "$steps")" ] \
-  || fail 'metrics.jsonl does not hold every step once'
-diff <(ls straight/checkpoints) <(ls -A disturbed/checkpoints) > /dev/null \
-  || fail "other checkpoints stayed: $(ls -A disturbed/checkpoints)"
-[ -z "$(ours)" ] || fail "processes are left: $(ours)"
-echo "all good: $done_kills kills ($lost before a new checkpoint), $steps steps, equal to the bit"
+echo "all good: $done_kills kills in $runs runs, each equal to the undisturbed one to the bit"
