@@ -5,6 +5,8 @@
 # undisturbed run's to the bit, with no process left and nothing that hangs.
 # Usage: kill_anytime.sh BUILD_FOLDER [KILLS, default 100] [SEED] [RANKS, default 2]
 set -u
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/../support/small_run.sh"
 export PATH="$(realpath "$1"):$PATH"
 kills=${2:-100}
 seed=${3:-$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}
@@ -33,25 +35,13 @@ fail() {
   exit 1
 }
 
-awk 'BEGIN {
-  srand(1)
-  for (d = 0; d < 300; d++) {
-    line = "1"
-    for (i = 0; i < 40; i++) line = line "," 2 + int(rand() * 60)
-    print "{\"input_ids\":[" line "]}"
-  }
-}' > ids.jsonl
-moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers --output train.h5 \
-  > last.log 2>&1 || fail 'no shard'
-cat > run.yaml << 'YAML'
-run: {folder: straight, threads: 1, log_every: 1000000}
-model: {vocab_size: 64, hidden_size: 64, intermediate_size: 256, layers: 2, heads: 2, max_positions: 32, experts: 4}
-data: {sequence_length: 32, train: [{domain: numbers, files: [train.h5]}]}
-batch: {global: 16, micro: 4}
-parallel: {expert: 2, zero: true, watchdog_seconds: 60}
-train: {steps: 60, checkpoint_every: 2, keep_last: 2, keep_every: 20}
-optimizer: {learning_rate: 0.01}
-YAML
+small_run || fail 'no data'
+# Steps of some ten milliseconds, a save at every second one.
+sed -i -e 's/hidden_size: 32, intermediate_size: 64/hidden_size: 64, intermediate_size: 256/' \
+  -e 's/^batch:.*/batch: {global: 16, micro: 4}/' \
+  -e 's/^parallel:.*/parallel: {expert: 2, zero: true, watchdog_seconds: 60}/' \
+  -e 's/^train:.*/train: {steps: 60, checkpoint_every: 2, keep_last: 2, keep_every: 20}/' run.yaml
+
 run() { # FOLDER RESUME
   timeout -k 5 300 mpirun -n "$ranks" --oversubscribe --bind-to none "./$program" --config run.yaml \
     --set run.folder="$1" --resume "$2" > last.log 2>&1

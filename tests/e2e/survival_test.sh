@@ -86,11 +86,15 @@ ends 1 $((limit + 12)) mpi --set run.folder=late --inject late:rank=1,step=33,se
 has '^  rank 1: step 33, late by a drill;' last.log
 resumes late
 
-ends 1 60 mpi --set run.folder=full --inject full-disk:rank=1,step=40
-has 'rank 1: .*No space left on device' last.log
-moe-checkpoint verify full > last.log || fail 'no good checkpoint is left'
+# A save that fails on the way is made up for by the next one; the last one must not fail.
+ends 0 60 mpi --set run.folder=full --inject full-disk:rank=1,step=40
+has 'warning: checkpoint full/.*step-00000040 was not saved: rank 1: .*No space left on device' last.log
 [ ! -e full/checkpoints/step-00000040 ] || fail 'half a checkpoint is there'
-resumes full
+ends 0 60 moe-checkpoint diff straight full
+ends 1 60 mpi --set run.folder=failing --inject failing-disk:rank=1,step=60
+has 'error: checkpoint failing/.*step-00000060 was not saved: rank 1: .*Input/output error' last.log
+ends 0 60 moe-checkpoint verify failing
+resumes failing
 
 # Three bad steps, back to step 20, on with other data; then a run that nothing helps.
 drill=(--set guard.max_skipped=3 --inject nan:rank=1,step=35-37)
