@@ -32,7 +32,7 @@ train() {
 }
 said() { grep -qE "$1" last.log || fail "no word of: $1"; }
 
-train 0
+train 0 --set run.folder=straight
 moe-checkpoint verify straight > last.log || fail 'the straight run'
 
 # A damaged newest checkpoint: named, put aside, and the one before taken.
