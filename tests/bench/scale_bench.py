@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""How training speed changes with ranks, layouts and sizes, by runs of moe-train itself.
+
+    scale_bench.py layouts --build build/cpu [--rounds 5]     2 x 1 thread against 1 x 2, EP 1 and 2
+    scale_bench.py growth  --build build/cpu [--output F]     ranks, experts, sequence, layers
+
+Runs alternate round by round; a figure is the median over rounds of the median step of a run, the
+first two steps left out. --output: the raw figures, one JSON object a run.
+"""
+import argparse
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+
+MODEL = {"vocab_size": 8192, "hidden_size": 512, "intermediate_size": 2048, "layers": 8, "heads": 8,
+         "experts": 8, "top_k": 2, "gate": "linear", "gate_noise": False, "max_positions": 4096}
+
+
+def make_data(build, folder):
+    source = folder / "ids.jsonl"
+    rng = random.Random(1)
+    with open(source, "w") as out:
+        for _ in range(64):
+            ids = [rng.randrange(2, MODEL["vocab_size"]) for _ in range(8192)]
+            out.write(json.dumps({"input_ids": ids}) + "\n")
+    shard = folder / "train.h5"
+    subprocess.run([build / "moe-data", "build", "--tokenized", source, "--vocab-size",
+                    str(MODEL["vocab_size"]), "--domain", "a", "--output", shard], check=True,
+                   stdout=subprocess.DEVNULL)
+    return shard
+
+
+class Bench:
+    def __init__(self, build, output):
+        self.build = pathlib.Path(build).resolve()
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.shard = make_data(self.build, self.folder)
+        self.output = open(output, "w") if output else None
+        self.runs = 0
+
+    def run(self, name, ranks, threads, steps, length=512, sequences=4, micro=None, parallel=None,
+            **model):
+        """Medians of one run, of the steps after the second."""
+        self.runs += 1
+        folder = self.folder / f"run-{self.runs}"
+        config = {
+            "run": {"folder": str(folder), "threads": threads, "log_every": 1000},
+            "model": {**MODEL, **model},
+            "data": {"sequence_length": length,
+                     "train": [{"domain": "a", "files": [str(self.shard)]}]},
+            "batch": {"global": sequences, "micro": micro or max(1, sequences // ranks)},
+            "train": {"steps": steps},
+            "parallel": parallel or {},
+        }
+        path = self.folder / f"run-{self.runs}.yaml"
+        path.write_text(json.dumps(config))  # JSON is YAML
+        environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMP_WAIT_POLICY": "passive",
+                       "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        command = [str(self.build / "moe-train"), "--config", str(path)]
+        if ranks > 1:
+            command = ["mpirun", "-n", str(ranks), "--oversubscribe", "--bind-to", "none"] + command
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            sys.exit(f"{name}: exit code {done.returncode}\n{done.stderr}")
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        steady = lines[2:]
+        step = statistics.median(m["step_seconds"] for m in steady)
+        exchange = ("exchange counts", "dispatch", "combine", "combine gradient",
+                    "dispatch gradient")
+        result = {
+            "name": name, "ranks": ranks, "threads": threads, "length": length,
+            "sequences": sequences, "model": model, "parallel": parallel or {}, "steps": steps,
+            "tokens_per_second": statistics.median(m["tokens_per_second"] for m in steady),
+            "step_seconds": step,
+            "exposed_share": statistics.median(m["exposed_comm_seconds"] for m in steady) / step,
+            "exposed_exchange_share": statistics.median(
+                sum(m["exposed_comm_by_phase"].get(p, 0) for p in exchange) for m in steady) / step,
+            "memory_bytes": lines[-1]["memory_bytes"]["total"],
+        }
+        if self.output:
+            self.output.write(json.dumps(result) + "\n")
+            self.output.flush()
+        return result
+
+
+def median(results, key):
+    return statistics.median(r[key] for r in results)
+
+
+def layouts(bench, rounds):
+    cases = [("1 rank x 2 threads", 1, 2, {}),
+             ("2 ranks x 1 thread, EP 1", 2, 1, {}),
+             ("2 ranks x 1 thread, EP 1, no ZeRO", 2, 1, {"zero": False}),
+             ("2 ranks x 1 thread, EP 2", 2, 1, {"expert": 2})]
+    results = {name: [] for name, *_ in cases}
+    for _ in range(rounds):
+        for name, ranks, threads, parallel in cases:
+            results[name].append(bench.run(name, ranks, threads, 8, parallel=parallel))
+    base = median(results[cases[0][0]], "tokens_per_second")
+    print("| layout | tokens/s | ratio | exposed communication | of it all-to-all |")
+    print("|---|---:|---:|---:|---:|")
+    for name, *_ in cases:
+        r = results[name]
+        rate = median(r, "tokens_per_second")
+        print(f"| {name} | {rate:.0f} | {rate / base:.2f} | {100 * median(r, 'exposed_share'):.1f} % "
+              f"| {100 * median(r, 'exposed_exchange_share'):.1f} % |")
+
+
+def growth(bench, rounds):
+    """Work per token or memory as it should grow, beside what it did."""
+    tables = {
+        "ranks (EP 1, ZeRO, one sequence each)": [
+            (f"{n}", dict(ranks=n, threads=1, sequences=8, micro=1)) for n in (1, 2, 4, 8)],
+        "experts (k = 2, as many neurons each)": [
+            (f"{e}", dict(ranks=1, threads=2, experts=e, intermediate_size=256 * e, layers=2))
+            for e in (4, 8, 16, 32, 64)],
+        "sequence (2 x 4096 tokens a step)": [
+            (f"{n}", dict(ranks=1, threads=2, length=n, sequences=8192 // n, micro=8192 // n,
+                          layers=2)) for n in (256, 512, 1024, 2048, 4096)],
+        "layers": [(f"{n}", dict(ranks=1, threads=2, layers=n)) for n in (2, 4, 8, 16)],
+    }
+    for title, cases in tables.items():
+        results = [[] for _ in cases]
+        for _ in range(rounds):
+            for i, (name, arguments) in enumerate(cases):
+                results[i].append(bench.run(f"{title}: {name}", steps=6, **arguments))
+        base = median(results[0], "step_seconds")
+        print(f"\n| {title} | tokens/s | step over the first | memory of a rank, MB |")
+        print("|---|---:|---:|---:|")
+        for (name, _), r in zip(cases, results):
+            print(f"| {name} | {median(r, 'tokens_per_second'):.0f} "
+                  f"| {median(r, 'step_seconds') / base:.2f} "
+                  f"| {median(r, 'memory_bytes') / 1e6:.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["layouts", "growth"])
+    parser.add_argument("--build", default="build/cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output")
+    arguments = parser.parse_args()
+    bench = Bench(arguments.build, arguments.output)
+    (layouts if arguments.what == "layouts" else growth)(bench, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
