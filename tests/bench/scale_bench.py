@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How training speed changes with ranks, layouts and sizes, by runs of moe-train itself.
+"""How time and memory of training grow with ranks, experts, sequence and layers, by runs of
+moe-train itself.
 
-    scale_bench.py layouts --build build/cpu [--rounds 5]     2 x 1 thread against 1 x 2, EP 1 and 2
-    scale_bench.py growth  --build build/cpu [--output F]     ranks, experts, sequence, layers
+    scale_bench.py --build build/cpu [--rounds 3] [--output FILE]
 
 Runs alternate round by round; a figure is the median over rounds of the median step of a run, the
 first two steps left out. --output: the raw figures, one JSON object a run.
@@ -71,16 +71,12 @@ class Bench:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         steady = lines[2:]
         step = statistics.median(m["step_seconds"] for m in steady)
-        exchange = ("exchange counts", "dispatch", "combine", "combine gradient",
-                    "dispatch gradient")
         result = {
             "name": name, "ranks": ranks, "threads": threads, "length": length,
             "sequences": sequences, "model": model, "parallel": parallel or {}, "steps": steps,
             "tokens_per_second": statistics.median(m["tokens_per_second"] for m in steady),
             "step_seconds": step,
             "exposed_share": statistics.median(m["exposed_comm_seconds"] for m in steady) / step,
-            "exposed_exchange_share": statistics.median(
-                sum(m["exposed_comm_by_phase"].get(p, 0) for p in exchange) for m in steady) / step,
             "memory_bytes": lines[-1]["memory_bytes"]["total"],
         }
         if self.output:
@@ -91,25 +87,6 @@ class Bench:
 
 def median(results, key):
     return statistics.median(r[key] for r in results)
-
-
-def layouts(bench, rounds):
-    cases = [("1 rank x 2 threads", 1, 2, {}),
-             ("2 ranks x 1 thread, EP 1", 2, 1, {}),
-             ("2 ranks x 1 thread, EP 1, no ZeRO", 2, 1, {"zero": False}),
-             ("2 ranks x 1 thread, EP 2", 2, 1, {"expert": 2})]
-    results = {name: [] for name, *_ in cases}
-    for _ in range(rounds):
-        for name, ranks, threads, parallel in cases:
-            results[name].append(bench.run(name, ranks, threads, 8, parallel=parallel))
-    base = median(results[cases[0][0]], "tokens_per_second")
-    print("| layout | tokens/s | ratio | exposed communication | of it all-to-all |")
-    print("|---|---:|---:|---:|---:|")
-    for name, *_ in cases:
-        r = results[name]
-        rate = median(r, "tokens_per_second")
-        print(f"| {name} | {rate:.0f} | {rate / base:.2f} | {100 * median(r, 'exposed_share'):.1f} % "
-              f"| {100 * median(r, 'exposed_exchange_share'):.1f} % |")
 
 
 def growth(bench, rounds):
@@ -142,13 +119,12 @@ def growth(bench, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["layouts", "growth"])
     parser.add_argument("--build", default="build/cpu")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output")
     arguments = parser.parse_args()
     bench = Bench(arguments.build, arguments.output)
-    (layouts if arguments.what == "layouts" else growth)(bench, arguments.rounds)
+    growth(bench, arguments.rounds)
 
 
 if __name__ == "__main__":
