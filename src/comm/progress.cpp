@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/progress.h"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
@@ -72,6 +74,7 @@ class Engine {
   }
 
   void run(const std::stop_token& stop) {
+    omp_set_num_threads(1);  // what tasks add up on this thread runs beside the rank's own work
     std::unique_lock lock(mutex_);
     while (changed_.wait(lock, stop, [this] { return !tasks_.empty() && waiters_ == 0; })) {
       advance_all();
