@@ -38,8 +38,17 @@ RankMemory memory_of(const TrainConfig& c, const ModelConfig& m, const GridPosit
     for (const Bucket& b : plan.buckets())
       if (!b.parts.empty()) memory.gradients += b.size * bytes(c.parallel.gradient_dtype);
   const std::int64_t state = (type == acc ? 2 : 3) * bytes(acc);
-  for (const OwnedRows& o : plan.owned())
-    memory.optimizer += o.rows * layout.all()[o.parameter].cols() * state;
+  const bool copies = c.train.async_checkpoints && c.train.checkpoint_every > 0;
+  for (const OwnedRows& o : plan.owned()) {
+    const std::int64_t cols = layout.all()[o.parameter].cols();
+    memory.optimizer += o.rows * cols * state;
+    const Placement placement = plan.buckets()[o.bucket].placement;
+    const std::int64_t saved =
+        plan.sharded()
+            ? o.rows
+            : share_of(o.rows, position.holder_rank(placement), position.holders(placement)).count;
+    if (copies) memory.snapshot += saved * cols * 3 * bytes(acc);
+  }
   memory.activations =
       activation_bytes(c, m, micro_tokens, received, position.expert_rank(), position.ep);
   return memory;
@@ -218,6 +227,7 @@ std::string to_text(const RunPlan& plan) {
   line("gradients", most->gradients, least->gradients);
   line("optimizer", most->optimizer, least->optimizer);
   line("activations (about)", most->activations, least->activations);
+  line("snapshot", most->snapshot, least->snapshot);
   line("total", most->total(), least->total());
   text +=
       "  activations with balanced routing; an expert that draws more than its share adds its "

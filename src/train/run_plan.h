@@ -15,7 +15,8 @@ struct RankMemory {
   std::int64_t gradients = 0;    // and, where they travel as bf16, all buckets on their way at once
   std::int64_t optimizer = 0;    // masters of bf16 weights and both moments, of the rows it owns
   std::int64_t activations = 0;  // estimate of the peak, routing balanced
-  std::int64_t total() const { return weights + gradients + optimizer + activations; }
+  std::int64_t snapshot = 0;     // copy that checkpoints are written from while training goes on
+  std::int64_t total() const { return weights + gradients + optimizer + activations + snapshot; }
 };
 
 /// A collective of a step and what a rank sends in it, routing balanced.

@@ -34,7 +34,7 @@ run: {folder: $name, threads: 1}
 model: {vocab_size: 1024, hidden_size: 128, intermediate_size: 512, layers: 4, heads: 4$experts}
 data: {sequence_length: 256, train: [{domain: a, files: [train.h5]}]}
 batch: {global: 8, micro: 2}
-train: {steps: 2}
+train: {steps: 2, checkpoint_every: 1}
 YAML
   local set=()
   for s in "$@"; do set+=(--set "$s"); done
@@ -43,7 +43,7 @@ YAML
   mpirun -n "$ranks" --oversubscribe --bind-to none moe-train --config run.yaml "${set[@]}" \
     > log 2>&1 || { cat log; fail "$name"; }
   local kind planned taken
-  for kind in weights gradients optimizer activations; do
+  for kind in weights gradients optimizer activations snapshot; do
     planned=$(awk -v k=$kind '$1 == k && $NF ~ /^[0-9.]+$/ { print $(NF - 1); exit }' plan)
     taken=$(tail -1 "$name/metrics.jsonl" | sed -n "s/.*\"memory_bytes\":{[^}]*\"$kind\":\([0-9]*\).*/\1/p")
     echo "$name $kind: planned $planned MB, taken $taken bytes"
