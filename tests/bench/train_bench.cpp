@@ -100,6 +100,7 @@ void bench_layer(int rounds) {
   ForwardContext context;
   context.sequences = sequences;
   context.length = length;
+  context.sequence_tokens.assign(std::size_t(sequences), length);
   context.training = true;
   context.sequence_ids = ids;
   context.inverse_routed = 1.0 / double(sequences * length);
