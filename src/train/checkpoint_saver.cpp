@@ -104,16 +104,22 @@ void CheckpointSaver::start(std::launch policy, std::int64_t step, std::vector<T
   });
 }
 
-std::vector<TensorRows> CheckpointSaver::snapshot(std::vector<TensorRows> mine) {
+void CheckpointSaver::reserve(const std::vector<TensorRows>& mine) {
   const MemoryScope scope(MemoryKind::snapshot);
   snapshot_.resize(mine.size());
   for (std::size_t i = 0; i < mine.size(); ++i) {
     Tensor& copy = snapshot_[i];
     const Tensor& value = mine[i].value;
     if (!copy.defined() || copy.shape() != value.shape() || copy.dtype() != value.dtype())
-      copy = Tensor::empty(value.shape(), value.dtype());
-    copy.copy_from(value);
-    mine[i].value = copy;
+      copy = Tensor::zeros(value.shape(), value.dtype());  // touches every page
+  }
+}
+
+std::vector<TensorRows> CheckpointSaver::snapshot(std::vector<TensorRows> mine) {
+  reserve(mine);
+  for (std::size_t i = 0; i < mine.size(); ++i) {
+    snapshot_[i].copy_from(mine[i].value);
+    mine[i].value = snapshot_[i];
   }
   return mine;
 }

@@ -30,7 +30,10 @@ RunCheckpoints::RunCheckpoints(const TrainConfig& config, int threads,
       engine_(engine),
       machine_{engine.grid().world().size(), engine.grid().ep(), threads},
       saver_(fs::path(config.run.folder) / "checkpoints",
-             Retention{config.train.keep_last, config.train.keep_every}, engine.grid().world()) {}
+             Retention{config.train.keep_last, config.train.keep_every}, engine.grid().world()) {
+  if (config.train.async_checkpoints && config.train.checkpoint_every > 0)
+    saver_.reserve(state_to_save(engine));
+}
 
 CheckpointTexts RunCheckpoints::texts(const RunProgress& progress) const {
   return {progress_to_json(progress, config_, domains_, machine_),

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <thread>
 
@@ -31,6 +32,12 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
+void append(const fs::path& file, const Tensor& t) {
+  std::ofstream out(file, std::ios::binary | std::ios::app);
+  out.write(reinterpret_cast<const char*>(t.bytes()), std::streamsize(t.nbytes()));
+  MOE_CHECK(out, file.string(), ": cannot be written");
+}
+
 void run(const fs::path& folder, int repetitions) {
   const auto world = single_rank();
   const ProcessGrid grid(*world, 1);
@@ -45,15 +52,20 @@ void run(const fs::path& folder, int repetitions) {
   }
   const CheckpointTexts texts{"{}", model_config_to_json(model), ""};
   CheckpointSaver saver(folder / "bench-checkpoints", {.last = 1}, *world);
+  saver.reserve(state);
+  // The same bytes for dd: disks may be quick with zeros.
+  const fs::path source = folder / "bench-source", target = folder / "bench-dd";
+  for (const Tensor& t : copies) append(source, t);
   const std::string dd =
-      str("dd if=/dev/zero of='", (folder / "bench-dd").string(),
-          "' bs=4M conv=fsync count=", std::int64_t(bytes / (4 << 20)), " 2> /dev/null");
+      str("dd if='", source.string(), "' of='", target.string(), "' bs=4M conv=fsync 2> /dev/null");
 
   std::vector<double> copy, still, save, plain;
-  for (int i = 0; i <= repetitions; ++i) {
-    copy.push_back(seconds_of([&] {
-      for (std::size_t t = 0; t < state.size(); ++t) copies[t].copy_from(state[t].value);
-    }));
+  const auto copy_state = [&] {
+    for (std::size_t t = 0; t < state.size(); ++t) copies[t].copy_from(state[t].value);
+  };
+  for (int i = 0; i < repetitions; ++i) {
+    copy_state();  // after the disk has been busy the first copy is slower than the next
+    copy.push_back(seconds_of(copy_state));
     saver.begin(i, state, texts);
     std::optional<SaveResult> result;
     while (!(result = saver.poll())) std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -61,13 +73,10 @@ void run(const fs::path& folder, int repetitions) {
     still.push_back(result->seconds_still);
     save.push_back(result->seconds);
     plain.push_back(seconds_of([&] { MOE_CHECK(std::system(dd.c_str()) == 0, dd); }));
-    if (i > 0) continue;
-    std::printf("first save, whose copy is new memory: stood still %.1f ms, copy %.1f ms\n",
-                1e3 * still[0], 1e3 * copy[0]);
-    for (auto* v : {&copy, &still, &save, &plain}) v->clear();
   }
   fs::remove_all(folder / "bench-checkpoints");
-  fs::remove(folder / "bench-dd");
+  fs::remove(source);
+  fs::remove(target);
   std::printf("state of %.0f MB, medians of %d\n", bytes / 1e6, repetitions);
   std::printf("training stood still %.1f ms, copy in memory %.1f ms: ratio %.2f\n",
               1e3 * median(still), 1e3 * median(copy), median(still) / median(copy));
