@@ -113,7 +113,7 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
        "them; auto: the latter with several ranks on each of several hosts"},
       {"ranks_per_host", &c.exchange.ranks_per_host,
        "ranks that all_to_all takes for those of one host, in order; 0: as MPI finds"},
-      {"bucket_mb", &c.bucket_mb, "size of a gradient reduction, MB"},
+      {"bucket_mb", &c.bucket_mb, "gradients that leave together, MB for each rank that shares them"},
       {"zero", &c.zero,
        "each rank keeps and updates its share of the optimizer state alone (ZeRO stage 1)"},
       {"gradient_dtype",

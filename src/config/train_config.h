@@ -66,7 +66,7 @@ struct TrainConfig {
   struct Parallel {
     std::int64_t expert = 1;
     ExchangeOptions exchange;
-    double bucket_mb = 25;
+    double bucket_mb = 2;
     bool zero = true;
     DType gradient_dtype = DType::f32;
     double watchdog_seconds = 600;

@@ -46,10 +46,10 @@ std::vector<std::int64_t> parts_of(const Bucket& bucket, const std::vector<HeldP
 }  // namespace
 
 BucketPlan::BucketPlan(const ParameterLayout& layout, const GridPosition& position,
-                       DType gradient_type, std::int64_t bucket_bytes, bool sharded)
+                       DType gradient_type, std::int64_t part_bytes, bool sharded)
     : position_(position), sharded_(sharded) {
   const std::vector<HeldParameter>& all = layout.all();
-  const std::int64_t limit = bucket_bytes / std::int64_t(size_of(gradient_type));
+  const std::int64_t part = part_bytes / std::int64_t(size_of(gradient_type));
   // One bucket of each placement is open at a time.
   std::array<Bucket, 2> open;
   open[1].placement = Placement::expert;
@@ -67,7 +67,7 @@ BucketPlan::BucketPlan(const ParameterLayout& layout, const GridPosition& positi
     if (open[kind].parameters.empty()) open[kind].first = all[i].offset;
     open[kind].parameters.push_back(i);
     filled[kind] += counted_elements(all[i], position.ep);
-    if (filled[kind] >= limit) close(kind);
+    if (filled[kind] >= part * position.holders(Placement(kind))) close(kind);
   }
   close(1);
   close(0);

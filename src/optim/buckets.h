@@ -33,9 +33,10 @@ struct OwnedRows {
 /// backward fills them, the same on every rank.
 class BucketPlan {
  public:
-  /// A bucket is closed when it holds bucket_bytes of gradients.
+  /// A bucket is closed when it holds `part_bytes` of gradients for each rank that shares it: that
+  /// is the size of a message, for any number of ranks.
   BucketPlan(const ParameterLayout& layout, const GridPosition& position, DType gradient_type,
-             std::int64_t bucket_bytes, bool sharded);
+             std::int64_t part_bytes, bool sharded);
 
   const std::vector<Bucket>& buckets() const { return buckets_; }
   /// By bucket, the last bucket first: in the order of the forward pass.

@@ -39,7 +39,7 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
   const DType acc = accumulator(options.dtype);
   plan_ = std::make_unique<BucketPlan>(parameters_.layout(), grid_.position(), acc,
-                                       options.bucket_bytes, options.zero);
+                                       options.bucket_part_bytes, options.zero);
   gradients_ = std::make_unique<GradientBuckets>(
       parameters_, *plan_, grid_, acc == DType::f64 ? acc : options.gradient_transport);
   if (!options.gradients_only)

@@ -50,7 +50,7 @@ struct EngineOptions {
   DType dtype = DType::f32;
   std::uint64_t seed = 42;
   std::int64_t micro_batch = 4;  // sequences computed at once
-  std::int64_t bucket_bytes = 25 << 20;
+  std::int64_t bucket_part_bytes = 2 << 20;
   bool zero = false;  // each rank keeps its share of the optimiser's state alone
   DType gradient_transport = DType::f32;  // or bf16, with zero; f64 models send f64
   Recompute recompute = Recompute::none;

@@ -36,7 +36,7 @@ EngineOptions engine_options(const TrainConfig& c) {
   o.dtype = c.model.dtype;
   o.seed = std::uint64_t(c.run.seed);
   o.micro_batch = c.batch.micro;
-  o.bucket_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
+  o.bucket_part_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
   o.zero = c.parallel.zero;
   o.gradient_transport = c.parallel.gradient_dtype;
   o.recompute = c.parallel.recompute;

@@ -25,6 +25,43 @@ namespace {
 
 constexpr std::int64_t kSequences = 4, kLength = 512;
 
+/// A group whose collectives are over when their calls return.
+class BlockingComm final : public Communicator {
+ public:
+  explicit BlockingComm(Communicator& group) : group_(group) {}
+  explicit BlockingComm(std::unique_ptr<Communicator> group)
+      : owned_(std::move(group)), group_(*owned_) {}
+
+  int rank() const override { return group_.rank(); }
+  int size() const override { return group_.size(); }
+  Pending all_reduce(Tensor x, ReduceOp op) override { return over(group_.all_reduce(x, op)); }
+  Pending reduce_scatter(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    return over(group_.reduce_scatter(out, in, parts));
+  }
+  Pending all_gather(Tensor out, Tensor in, std::span<const std::int64_t> parts) override {
+    return over(group_.all_gather(out, in, parts));
+  }
+  Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
+                     std::span<const std::int64_t> send_rows, RowCounts counts) override {
+    return over(group_.all_to_all(out, recv_rows, in, send_rows, counts));
+  }
+  Pending broadcast(Tensor x, int root) override { return over(group_.broadcast(x, root)); }
+  Pending barrier() override { return over(group_.barrier()); }
+  std::unique_ptr<Communicator> split(int color, int key) override {
+    return std::make_unique<BlockingComm>(group_.split(color, key));
+  }
+  void progress() override {}
+
+ private:
+  static Pending over(Pending pending) {
+    pending.wait();
+    return {};
+  }
+
+  std::unique_ptr<Communicator> owned_;
+  Communicator& group_;
+};
+
 /// An engine and what its steps took on this rank.
 struct Contender {
   Contender(std::string what, Communicator& ranks, int ep, const ExchangeOptions& exchange,
@@ -34,21 +71,25 @@ struct Contender {
         grid(ranks, ep, exchange),
         engine(model, options, grid, initial_weights(model, 1)) {}
 
+  /// One step as it is behind another: the weights of the step before are still on their way when
+  /// it begins. Leaves nothing under way.
   void step(bool counts) {
     const std::int64_t mine = kSequences / world.size();
     const Batch batch = bench_batch(world.rank() * mine, mine, kLength);
+    const GlobalCounts counted{kSequences * kLength, kSequences * kLength};
+    engine.train_step(batch, counted, ++steps, 1e-4);
     StepResult result;
-    const double taken = seconds_of([&] {
-      result =
-          engine.train_step(batch, {kSequences * kLength, kSequences * kLength}, ++steps, 1e-4);
-    });
+    const double taken =
+        seconds_of([&] { result = engine.train_step(batch, counted, ++steps, 1e-4); });
+    while (collective_summary().finished < collective_summary().started)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     if (!counts) return;
     seconds.push_back(taken);
     double all = 0, rows = 0;
     for (const auto& [phase, waited] : result.exposed_seconds) {
       all += waited;
       if (phase.starts_with("dispatch") || phase.starts_with("combine") ||
-          phase == "exchange counts")
+          phase.starts_with("experts") || phase == "exchange counts")
         rows += waited;
     }
     exposed.push_back(all);
@@ -76,6 +117,7 @@ struct Contender {
 EngineOptions bench_options() {
   EngineOptions options;
   options.micro_batch = kSequences;
+  options.zero = true;
   return options;
 }
 
@@ -126,22 +168,20 @@ void overlap(Communicator& world, int rounds, std::int64_t chunks, std::int64_t 
   ModelConfig model = bench_model();
   model.hidden_size = hidden;
   model.head_dim = hidden / model.heads;
-  EngineOptions apart = bench_options();
-  apart.bucket_bytes = std::int64_t{1} << 40;  // gradients leave when all are there
   omp_set_num_threads(1);
-  const std::string in_chunks = str(chunks, " chunks");
-  Contender off("nothing overlaps", world, world.size(), {.chunks = 1}, apart, model);
-  Contender rows("rows in " + in_chunks, world, world.size(), {.chunks = chunks}, apart, model);
-  Contender all("and gradients in buckets", world, world.size(), {.chunks = chunks},
-                bench_options(), model);
+  BlockingComm blocking(world);
+  Contender off("nothing overlaps", blocking, world.size(), {.chunks = 1}, bench_options(), model);
+  Contender whole("rows in one chunk", world, world.size(), {.chunks = 1}, bench_options(), model);
+  Contender parts(str("rows in ", chunks, " chunks"), world, world.size(), {.chunks = chunks},
+                  bench_options(), model);
   for (int r = 0; r < rounds + 2; ++r)
-    for (Contender* c : {&off, &rows, &all}) {
+    for (Contender* c : {&off, &whole, &parts}) {
       world.barrier().wait();
       c->step(r >= 2);
     }
   if (world.rank() > 0) return;
   off.print();
-  for (const Contender* on : {&rows, &all}) {
+  for (const Contender* on : {&whole, &parts}) {
     on->print();
     std::vector<double> gain, hidden_all, hidden_rows;
     for (std::size_t i = 0; i < off.seconds.size(); ++i) {

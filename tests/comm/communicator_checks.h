@@ -97,7 +97,7 @@ inline std::int64_t rank_sum(const Communicator& world) {
 
 inline void all_reduce_sums_and_takes_the_maximum(Communicator& world) {
   for (const DType dtype : kSummable)
-    for (const std::int64_t n : {0, 1, 5, 1000, 40000}) {
+    for (const std::int64_t n : {0, 1, 5, 1000, 600001}) {
       const auto value = [&](std::int64_t i) { return (world.rank() + 1) * (i % 5 + 1); };
       const Tensor sum = filled({n}, dtype, value), max = filled({n}, dtype, value);
       world.all_reduce(sum, ReduceOp::sum).wait();
@@ -144,15 +144,10 @@ inline void reduce_scatter_gives_each_rank_its_part(Communicator& world) {
     }
 }
 
-/// Parts of 0, 3, 6, ... elements, the last rank's first.
-inline std::vector<std::int64_t> uneven_parts(const Communicator& world) {
+/// Parts of 0, 1, 2, ... times `unit` elements, the last rank's first.
+inline void scatters_and_gathers_parts_of(std::int64_t unit, Communicator& world) {
   std::vector<std::int64_t> parts;
-  for (int p = world.size(); p-- > 0;) parts.push_back(3 * p);
-  return parts;
-}
-
-inline void uneven_parts_are_scattered_and_gathered(Communicator& world) {
-  const std::vector<std::int64_t> parts = uneven_parts(world);
+  for (int p = world.size(); p-- > 0;) parts.push_back(unit * p);
   const auto own = std::size_t(world.rank());
   const std::int64_t first = std::accumulate(parts.begin(), parts.begin() + own, std::int64_t{0});
   const std::int64_t total = std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
@@ -173,6 +168,15 @@ inline void uneven_parts_are_scattered_and_gathered(Communicator& world) {
                 values(filled({total}, dtype, [&](auto i) { return rank_sum(world) * (i % 5); })))
           << name(dtype);
     }
+}
+
+inline void uneven_parts_are_scattered_and_gathered(Communicator& world) {
+  scatters_and_gathers_parts_of(3, world);
+}
+
+/// What a transport moves in several pieces.
+inline void large_parts_are_scattered_and_gathered(Communicator& world) {
+  scatters_and_gathers_parts_of(300001, world);
 }
 
 inline void bf16_parts_are_summed_into_f32(Communicator& world) {
@@ -521,6 +525,7 @@ inline const std::vector<Check> kChecks = {
     {"Bf16SumsAreMadeInF32", bf16_sums_are_made_in_f32},
     {"ReduceScatterGivesEachRankItsPart", reduce_scatter_gives_each_rank_its_part},
     {"UnevenPartsAreScatteredAndGathered", uneven_parts_are_scattered_and_gathered},
+    {"LargePartsAreScatteredAndGathered", large_parts_are_scattered_and_gathered},
     {"Bf16PartsAreSummedIntoF32", bf16_parts_are_summed_into_f32},
     {"AllGatherKeepsRankOrder", all_gather_keeps_rank_order},
     {"AllToAllMovesUnevenRows", all_to_all_moves_uneven_rows},

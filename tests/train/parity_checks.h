@@ -43,7 +43,7 @@ inline EngineOptions parity_options(DType dtype) {
   EngineOptions o;
   o.dtype = dtype;
   o.micro_batch = 2;
-  o.bucket_bytes = 4096;  // several buckets
+  o.bucket_part_bytes = 2048;  // several buckets
   o.domains = 2;
   o.router.cv_squared = 0.02;
   o.router.switch_top_k = 0.03;

@@ -58,7 +58,7 @@ TEST_P(PlannedMemory, IsWhatTheEnginesOfAllRanksTake) {
     const ProcessGrid grid(world, ep);
     EngineOptions o = parity_options(dtype);
     o.zero = zero;
-    o.bucket_bytes = 4000;
+    o.bucket_part_bytes = 4000;
     const Engine engine(model, o, grid, parity_weights(model));
     world.barrier().wait();
     if (world.rank() == 0) {
