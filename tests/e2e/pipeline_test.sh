@@ -66,6 +66,11 @@ sed 's|^model:.*|model: {init_from: models/split}|' run.yaml > experts.yaml
 experts=(moe-train --config experts.yaml --set parallel.expert=2 --set train.steps=300)
 must ranks 2 "${experts[@]}" --set run.folder=straight
 
+# Four ranks compare themselves with one process before they begin.
+must ranks 4 "${experts[@]}" --set run.folder=checked --set train.steps=2 --selfcheck
+grep -Eq 'selfcheck: [1-9][0-9]* values and tensors of 8 sequences of 32 agree' last.log ||
+  fail "selfcheck: $(cat last.log)"
+
 # The same, but killed without warning once a checkpoint is there.
 ranks 2 "${experts[@]}" --set run.folder=killed > killed.log 2>&1 &
 job=$!
