@@ -4,9 +4,9 @@
 #
 #   tests/run.sh [--preset cpu|asan|tsan|cuda] [LABEL...]
 #
-# LABEL: unit, mpi, e2e, slow, cluster; none given: all but cluster (which needs root and makes network
-# namespaces), of the sanitizers' presets unit alone. With CI=true, which has little time, the label
-# slow is left out unless it is named.
+# LABEL: unit, emulated, mpi, e2e, slow, cluster; none given: all but cluster (which needs root and
+# makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true, which
+# has little time, the label slow is left out unless it is named.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
       preset=$2
       shift
       ;;
-    unit | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
+    unit | emulated | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
     -h | --help)
       sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit

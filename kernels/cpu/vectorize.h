@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
 
 #include "core/dtype.h"
 #include "core/parallel.h"
@@ -25,10 +24,6 @@
 #define MOE_INLINE __attribute__((always_inline)) inline
 
 namespace moe {
-
-/// The type that a T is computed in: double for double, else float.
-template <class T>
-using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// Elements of light elementwise work that are worth handing to a thread, and as many rows.
 inline constexpr std::int64_t kGrain = 32768;

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string_view>
+#include <type_traits>
 
 #include "core/error.h"
 
@@ -85,6 +86,10 @@ inline constexpr bool is_float(DType t) {
 /// The type that sums, logits, losses and weight gradients of a model in `t` are held in:
 /// f64 for f64, f32 otherwise.
 inline constexpr DType accumulator(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
+
+/// The same for types: what a T is computed in.
+template <class T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 /// "f32", "bf16" or "f64"; throws InputError otherwise.
 inline DType float_dtype_named(std::string_view text) {

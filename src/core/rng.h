@@ -35,8 +35,8 @@ class Philox {
     for (const std::uint64_t k : keys) absorb(k);
   }
 
-  /// 128 random bits.
-  std::array<std::uint32_t, 4> block(std::uint64_t i) const {
+  /// 128 random bits. constexpr: nvcc compiles it for the device too.
+  constexpr std::array<std::uint32_t, 4> block(std::uint64_t i) const {
     std::array<std::uint32_t, 4> c = {std::uint32_t(i), std::uint32_t(i >> 32),
                                       std::uint32_t(stream_), std::uint32_t(stream_ >> 32)};
     std::uint32_t k0 = std::uint32_t(key_), k1 = std::uint32_t(key_ >> 32);
