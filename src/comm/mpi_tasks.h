@@ -10,7 +10,7 @@
 #include "comm/mpi_comm.h"
 #include "comm/progress.h"
 
-/// Collectives of an MPI group as tasks.
+/// Collectives of an MPI group as tasks; for the MPI files of this layer alone, as it shows mpi.h.
 namespace moe {
 
 /// A communicator for collectives that post their MPI calls at some later point than the program's,
