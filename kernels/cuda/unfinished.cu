@@ -12,9 +12,6 @@ namespace {
 
 }  // namespace
 
-// random
-void CudaBackend::normal(Tensor&, std::span<const Philox>) { unfinished("normal"); }
-
 // matrix products
 void CudaBackend::gemm(Tensor&, const Tensor&, bool, const Tensor&, bool, double) {
   unfinished("gemm");
@@ -32,17 +29,6 @@ void CudaBackend::grouped_gemm_weight(Tensor&, const Tensor&, const Tensor&, con
 }
 
 // normalisation, positions, embedding, attention
-void CudaBackend::rmsnorm_forward(Tensor&, Tensor&, const Tensor&, const Tensor&, double) {
-  unfinished("rmsnorm_forward");
-}
-void CudaBackend::rmsnorm_backward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                   const Tensor&) {
-  unfinished("rmsnorm_backward");
-}
-void CudaBackend::rope(Tensor&, const Tensor&, const Tensor&, const Tensor&, std::int64_t,
-                       std::int64_t, std::int64_t, bool) {
-  unfinished("rope");
-}
 void CudaBackend::embedding_forward(Tensor&, const Tensor&, const Tensor&) {
   unfinished("embedding_forward");
 }
@@ -133,11 +119,6 @@ void CudaBackend::combine_forward(Tensor&, const Tensor&, const Tensor&, const T
 void CudaBackend::combine_backward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                    const Tensor&, double) {
   unfinished("combine_backward");
-}
-
-// optimiser
-void CudaBackend::adamw(Tensor&, Tensor&, Tensor&, Tensor&, const Tensor&, const AdamWStep&) {
-  unfinished("adamw");
 }
 
 }  // namespace moe
