@@ -12,29 +12,7 @@ namespace {
 
 }  // namespace
 
-// matrix products
-void CudaBackend::gemm(Tensor&, const Tensor&, bool, const Tensor&, bool, double) {
-  unfinished("gemm");
-}
-void CudaBackend::grouped_gemm_up(Tensor&, const Tensor&, const Tensor&, const ExpertGroups&) {
-  unfinished("grouped_gemm_up");
-}
-void CudaBackend::grouped_gemm_down(Tensor&, const Tensor&, const Tensor&, const ExpertGroups&,
-                                    double) {
-  unfinished("grouped_gemm_down");
-}
-void CudaBackend::grouped_gemm_weight(Tensor&, const Tensor&, const Tensor&, const ExpertGroups&,
-                                      double) {
-  unfinished("grouped_gemm_weight");
-}
-
 // normalisation, positions, embedding, attention
-void CudaBackend::embedding_forward(Tensor&, const Tensor&, const Tensor&) {
-  unfinished("embedding_forward");
-}
-void CudaBackend::embedding_backward(Tensor&, const Tensor&, const Tensor&) {
-  unfinished("embedding_backward");
-}
 void CudaBackend::attention_forward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                     const AttentionShape&) {
   unfinished("attention_forward");
