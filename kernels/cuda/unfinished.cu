@@ -12,17 +12,6 @@ namespace {
 
 }  // namespace
 
-// normalisation, positions, embedding, attention
-void CudaBackend::attention_forward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                    const AttentionShape&) {
-  unfinished("attention_forward");
-}
-void CudaBackend::attention_backward(Tensor&, Tensor&, Tensor&, const Tensor&, const Tensor&,
-                                     const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                                     const AttentionShape&) {
-  unfinished("attention_backward");
-}
-
 // loss
 void CudaBackend::cross_entropy(Tensor&, Tensor&, const Tensor&, double) {
   unfinished("cross_entropy");

@@ -85,6 +85,8 @@ using std::erfc;
 using std::exp;
 using std::fabs;
 using std::floor;
+using std::fmax;
+using std::fmin;
 using std::fma;
 using std::isfinite;
 using std::isinf;
