@@ -46,6 +46,19 @@ static __device__ A block_sum(A x) {
   return x;
 }
 
+/// The same for the largest, NaN passed over.
+template <class A>
+static __device__ A block_max(A x) {
+  __shared__ A largest[32];
+  const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  x = warp_max(x);
+  if (lane == 0) largest[warp] = x;
+  __syncthreads();
+  x = warp_max(largest[lane < blockDim.x / kWarp ? lane : 0]);
+  __syncthreads();  // before the next call writes largest
+  return x;
+}
+
 /// 1 / (1 + e^-x)
 template <class A>
 __device__ __forceinline__ A sigmoid(A x) {
