@@ -65,6 +65,7 @@ Tensor Tensor::clone() const {
 }
 
 Tensor Tensor::to(Device device) const {
+  if (device == device_) return *this;
   Tensor t = empty(shape_, dtype_, device);
   t.copy_from(*this);
   return t;

@@ -63,6 +63,7 @@ class Tensor {
   /// Rows [first, first + count) of the same bytes.
   Tensor slice(std::int64_t first, std::int64_t count) const;
   Tensor clone() const;
+  /// This tensor where it is there already, else a copy.
   Tensor to(Device device) const;
   void copy_from(const Tensor& other) const;
 

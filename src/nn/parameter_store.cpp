@@ -16,17 +16,18 @@ std::uint64_t hash_of(const std::string& text) {  // FNV-1a
 
 }  // namespace
 
-ParameterStore::ParameterStore(const ModelConfig& config, DType dtype, int expert_rank, int ep)
-    : dtype_(dtype), layout_(config, expert_rank, ep) {
+ParameterStore::ParameterStore(const ModelConfig& config, DType dtype, int expert_rank, int ep,
+                               Device device)
+    : dtype_(dtype), device_(device), layout_(config, expert_rank, ep) {
   MemoryScope scope(MemoryKind::weights);
   for (const Placement placement : {Placement::replicated, Placement::expert})
-    flat_[std::size_t(placement)] = Tensor::empty({layout_.elements(placement)}, dtype);
+    flat_[std::size_t(placement)] = Tensor::empty({layout_.elements(placement)}, dtype, device);
   for (const HeldParameter& p : layout_.all()) {
     index_[p.name()] = parameters_.size();
     parameters_.push_back(
         {p, p.spec.trained
                 ? Variable::leaf(flat(p.spec.placement).slice(p.offset, p.size()).view(p.shape))
-                : Variable::constant(Tensor::empty(p.shape, accumulator(dtype)))});
+                : Variable::constant(Tensor::empty(p.shape, accumulator(dtype), device))});
   }
 }
 
@@ -35,7 +36,7 @@ void ParameterStore::load(const ParameterRows& rows) {
     const Tensor source = rows(p.name(), p.first_row, p.rows());
     MOE_CHECK(source.size() == p.variable.value.size(), p.name(), ": ", join(source.shape()),
               " given for ", join(p.variable.value.shape()));
-    backend(p.variable.value.device()).cast(p.variable.value, source);
+    backend(device_).cast(p.variable.value, source.to(device_));
   }
 }
 

@@ -21,7 +21,8 @@ class ParameterStore {
  public:
   /// Values are undefined until load(). dtype: f32, bf16 or f64. Throws InputError when ep exceeds
   /// the number of experts.
-  ParameterStore(const ModelConfig& config, DType dtype, int expert_rank = 0, int ep = 1);
+  ParameterStore(const ModelConfig& config, DType dtype, int expert_rank = 0, int ep = 1,
+                 Device device = Device::cpu);
 
   /// Asks for the rows this rank holds, and converts them to the store's type.
   void load(const ParameterRows& rows);
@@ -36,11 +37,13 @@ class ParameterStore {
   const Tensor& flat(Placement placement) const { return flat_[std::size_t(placement)]; }
 
   DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
   std::int64_t first_expert() const { return layout_.first_expert(); }
   std::int64_t local_experts() const { return layout_.local_experts(); }
 
  private:
   DType dtype_;
+  Device device_;
   ParameterLayout layout_;
   std::array<Tensor, 2> flat_;
   std::vector<Parameter> parameters_;

@@ -15,19 +15,18 @@ namespace moe {
 namespace {
 
 /// Tells the context which tokens are padding, if any.
-void mark_padding(ForwardContext& context, const Tensor& tokens) {
-  const Tensor host = tokens.to(Device::cpu);
-  const auto* id = host.data<std::int32_t>();
-  Tensor valid = Tensor::empty({host.size()}, DType::u8);
+void mark_padding(ForwardContext& context, const Tensor& tokens, Device device) {
+  const auto* id = tokens.data<std::int32_t>();
+  Tensor valid = Tensor::empty({tokens.size()}, DType::u8);
   context.sequence_tokens.assign(std::size_t(context.sequences), 0);
-  for (std::int64_t t = 0; t < host.size(); ++t) {
+  for (std::int64_t t = 0; t < tokens.size(); ++t) {
     valid.data<std::uint8_t>()[t] = id[t] >= 0;
     context.sequence_tokens[std::size_t(t / context.length)] += id[t] >= 0;
   }
   const auto& real = context.sequence_tokens;
   const bool padded =
       std::any_of(real.begin(), real.end(), [&](std::int64_t n) { return n < context.length; });
-  context.valid = padded ? valid.to(tokens.device()) : Tensor();
+  context.valid = padded ? valid.to(device) : Tensor();
 }
 
 }  // namespace
@@ -36,6 +35,7 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
                          const ProcessGrid& grid)
     : config_(config),
       dtype_(parameters.dtype()),
+      device_(parameters.device()),
       parameter_count_(parameters.all().size()),
       embedding_(parameters["embed.weight"]),
       norm_(parameters["norm.weight"]),
@@ -73,6 +73,7 @@ const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
     // Doubled, so that generation, which asks for one more each time, seldom makes them again.
     tables_ = rope_tables(config_, std::min(config_.max_positions, std::max(positions, 2 * held)),
                           accumulator(dtype_));
+    tables_ = {tables_.cos.to(device_), tables_.sin.to(device_)};
   }
   return tables_;
 }
@@ -95,7 +96,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
                                         std::vector<KvCache>* caches) const {
   context.sequences = tokens.rows();
   context.length = tokens.cols();
-  mark_padding(context, tokens);
+  mark_padding(context, tokens, device_);
   MOE_CHECK(caches == nullptr || caches->size() == layers_.size(), "one cache per layer");
   tables(context.first_position + context.length);
 
@@ -131,7 +132,8 @@ ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double i
                             ForwardContext context) const {
   const Hidden h = hidden(tokens, context, nullptr);
   set_phase("loss");
-  const ops::CrossEntropy ce = ops::linear_cross_entropy(h.x, head_, labels, inverse_labels);
+  const ops::CrossEntropy ce =
+      ops::linear_cross_entropy(h.x, head_, labels.to(device_), inverse_labels);
   ModelLoss out{ce.loss, ce.token_loss};
   for (const Variable& term : h.loss) out.total = ops::add(out.total, term);
   return out;

@@ -69,6 +69,7 @@ class Transformer {
 
   const ModelConfig& config_;
   DType dtype_;
+  Device device_;
   std::size_t parameter_count_;
   WeightsNeeded weights_needed_;
   Variable embedding_, norm_, head_;

@@ -5,13 +5,12 @@
 
 namespace moe::ops {
 
-Variable embedding(const Variable& table, const Tensor& ids) {
+Variable embedding(const Variable& table, const Tensor& tokens) {
   const Tensor t = table.value;
-  if (ids.device() == Device::cpu) {
-    const auto* id = ids.data<std::int32_t>();
-    for (std::int64_t i = 0; i < ids.size(); ++i)
-      MOE_CHECK(id[i] < t.rows(), "token ", id[i], " lies beyond the vocabulary of ", t.rows());
-  }
+  const auto* id = tokens.data<std::int32_t>();
+  for (std::int64_t i = 0; i < tokens.size(); ++i)
+    MOE_CHECK(id[i] < t.rows(), "token ", id[i], " lies beyond the vocabulary of ", t.rows());
+  const Tensor ids = tokens.to(t.device());
   Backend& device = backend(t.device());
   Tensor y = Tensor::empty({ids.size(), t.cols()}, t.dtype(), t.device());
   device.embedding_forward(y, t, ids);

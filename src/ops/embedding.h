@@ -5,8 +5,8 @@
 
 namespace moe::ops {
 
-/// Rows of `table` ([vocabulary, hidden]) by id; zeros where an id is negative (padding). ids: i32
-/// of any shape. Throws Error when an id lies beyond the table.
-Variable embedding(const Variable& table, const Tensor& ids);
+/// Rows of `table` ([vocabulary, hidden]) by token; zeros where it is negative (padding). tokens:
+/// i32 of any shape, on the CPU. Throws Error when a token lies beyond the table.
+Variable embedding(const Variable& table, const Tensor& tokens);
 
 }  // namespace moe::ops

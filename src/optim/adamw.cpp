@@ -36,7 +36,7 @@ void AdamW::load_masters(const ParameterRows& rows) {
     const Parameter& p = parameters_.all()[s.rows.parameter];
     if (s.master.dtype() == p.variable.value.dtype()) continue;
     const Tensor source = rows(p.name(), p.first_row + s.rows.first, s.rows.rows);
-    backend(source.device()).cast(s.master, source);
+    backend(s.master.device()).cast(s.master, source.to(s.master.device()));
   }
 }
 

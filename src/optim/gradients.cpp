@@ -24,7 +24,7 @@ GradientBuckets::GradientBuckets(ParameterStore& parameters, const BucketPlan& p
             "gradients of ", name(acc), " sent as ", name(transport));
   // Zeros: what lies between parameters counts in sums over whole buckets.
   for (const Placement p : {Placement::replicated, Placement::expert})
-    flat_[std::size_t(p)] = Tensor::zeros(parameters.flat(p).shape(), acc);
+    flat_[std::size_t(p)] = Tensor::zeros(parameters.flat(p).shape(), acc, parameters.device());
   for (std::size_t b = 0; b < plan.buckets().size(); ++b)
     for (const std::size_t i : plan.buckets()[b].parameters) {
       const Parameter& p = parameters.all()[i];
@@ -116,7 +116,8 @@ void GradientBuckets::gather() {
 double GradientBuckets::global_norm() const {
   // Squares of what no other rank of the world counts, and of what all ranks hold. The copies of an
   // expert that nobody shares out are counted on the first of its data group.
-  Tensor own = Tensor::zeros({1}, DType::f64), common = Tensor::zeros({1}, DType::f64);
+  const Device device = parameters_.device();
+  Tensor own = Tensor::zeros({1}, DType::f64, device), common = own.clone();
   for (std::size_t b = 0; b < reductions_.size(); ++b) {
     const Bucket& bucket = plan_.buckets()[b];
     const bool everywhere = bucket.parts.empty() && bucket.placement == Placement::replicated;
@@ -124,8 +125,9 @@ double GradientBuckets::global_norm() const {
     const Tensor counted = own_values(b);
     backend(counted.device()).add_squared_norm(everywhere ? common : own, counted);
   }
+  own = own.to(Device::cpu);
   grid_.holders(Placement::replicated).all_reduce(own, ReduceOp::sum).wait();
-  return std::sqrt(*own.data<double>() + *common.data<double>());
+  return std::sqrt(*own.data<double>() + *common.to(Device::cpu).data<double>());
 }
 
 }  // namespace moe

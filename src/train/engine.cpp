@@ -35,7 +35,7 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
     : config_(config),
       options_(options),
       grid_(grid),
-      parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep()) {
+      parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep(), options.device) {
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
   const DType acc = accumulator(options.dtype);
   plan_ = std::make_unique<BucketPlan>(parameters_.layout(), grid_.position(), acc,
@@ -47,9 +47,11 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
   gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
   if (config_.is_moe())
-    previous_counts_ = Tensor::of<std::int64_t>(
-        {config_.layers, config_.moe.experts},
-        std::vector<std::int64_t>(std::size_t(config_.layers * config_.moe.experts), 1));
+    previous_counts_ =
+        Tensor::of<std::int64_t>(
+            {config_.layers, config_.moe.experts},
+            std::vector<std::int64_t>(std::size_t(config_.layers * config_.moe.experts), 1))
+            .to(options_.device);
   load_weights(weights);
 }
 
@@ -70,7 +72,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
   const double scale = faults.nan_gradient ? std::numeric_limits<double>::quiet_NaN()
                                            : 1.0 / double(counts.labelled);
   StepResult result;
-  StepStatistics statistics(config_, options_.domains);
+  StepStatistics statistics(config_, options_.domains, options_.device);
 
   set_phase_step(step);
   take_waiting_seconds();  // what was waited for between steps is not theirs

@@ -48,6 +48,7 @@ struct StepFaults {
 
 struct EngineOptions {
   DType dtype = DType::f32;
+  Device device = Device::cpu;  // of weights, gradients, optimiser and all computations
   std::uint64_t seed = 42;
   std::int64_t micro_batch = 4;  // sequences computed at once
   std::int64_t bucket_part_bytes = 2 << 20;

@@ -40,9 +40,9 @@ class Row {
 
 }  // namespace
 
-StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains)
+StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains, Device device)
     : domain_loss_(std::size_t(domains), 0), domain_tokens_(domain_loss_) {
-  if (config.is_moe()) routers_.emplace(config.layers, config.moe.experts);
+  if (config.is_moe()) routers_.emplace(config.layers, config.moe.experts, device);
 }
 
 void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,

@@ -17,7 +17,8 @@ struct StepResult;
 /// What a step counts and sums, first on this rank over its micro-batches, then over all ranks.
 class StepStatistics {
  public:
-  StepStatistics(const ModelConfig& config, std::int64_t domains);
+  /// device: the model's.
+  StepStatistics(const ModelConfig& config, std::int64_t domains, Device device);
 
   /// token_loss: acc[tokens], 0 where the label is -1; labels: i32[sequences, length]; domains: of
   /// each sequence.
