@@ -12,17 +12,27 @@
 namespace moe {
 namespace {
 
-// AttentionShape and what follows from it.
-struct Layout : AttentionShape {
-  __device__ std::int64_t q_stride() const { return heads * head_dim; }
-  __device__ std::int64_t kv_stride() const { return kv_heads * head_dim; }
-  __device__ std::int64_t group() const { return heads / kv_heads; }
-  __device__ std::int64_t offset() const { return kv_length - q_length; }  // position of query 0
-  __device__ std::int64_t q_index(std::int64_t b, std::int64_t h, std::int64_t i) const {
-    return (b * q_length + i) * q_stride() + h * head_dim;
+constexpr unsigned kMaxWarps = 4;  // of a block
+
+// AttentionShape and what follows from it. Indices of elements may pass 2^31, all else is an int.
+struct Layout {
+  int batch, q_length, kv_length, heads, kv_heads, head_dim;
+  Layout(const AttentionShape& shape)
+      : batch(int(shape.batch)),
+        q_length(int(shape.q_length)),
+        kv_length(int(shape.kv_length)),
+        heads(int(shape.heads)),
+        kv_heads(int(shape.kv_heads)),
+        head_dim(int(shape.head_dim)) {}
+  __device__ int q_stride() const { return heads * head_dim; }
+  __device__ int kv_stride() const { return kv_heads * head_dim; }
+  __device__ int group() const { return heads / kv_heads; }
+  __device__ int offset() const { return kv_length - q_length; }  // position of query 0
+  __device__ std::int64_t q_index(int b, int h, int i) const {
+    return (std::int64_t(b) * q_length + i) * q_stride() + h * head_dim;
   }
-  __device__ std::int64_t kv_index(std::int64_t b, std::int64_t kv_head, std::int64_t j) const {
-    return (b * kv_length + j) * kv_stride() + kv_head * head_dim;
+  __device__ std::int64_t kv_index(int b, int kv_head, int j) const {
+    return (std::int64_t(b) * kv_length + j) * kv_stride() + kv_head * head_dim;
   }
 };
 
@@ -30,61 +40,61 @@ struct Layout : AttentionShape {
 template <class A>
 struct WarpMemory {
   A* begin;
-  std::int64_t head_dim;
+  int head_dim;
   int vectors;
   __device__ A* vector(int i) const { return begin + i * head_dim; }
   __device__ A* weights(int i) const { return begin + vectors * head_dim + i * int(kWarp); }
 };
 
-std::int64_t warp_memory_size(std::int64_t head_dim, int vectors, int weights) {
-  return vectors * head_dim + weights * std::int64_t(kWarp);
+int warp_memory_size(int head_dim, int vectors, int weights) {
+  return vectors * head_dim + weights * int(kWarp);
 }
 
 template <class A>
-__device__ WarpMemory<A> warp_memory(std::int64_t head_dim, int vectors, int weights) {
+__device__ WarpMemory<A> warp_memory(int head_dim, int vectors, int weights) {
   DYNAMIC_SHARED(A, shared);
-  const std::int64_t size = vectors * head_dim + weights * std::int64_t(kWarp);
+  const int size = vectors * head_dim + weights * int(kWarp);
   return {shared + threadIdx.x / kWarp * size, head_dim, vectors};
 }
 
 __device__ __forceinline__ int lane_index() { return int(threadIdx.x % kWarp); }
-__device__ __forceinline__ std::int64_t grid_warp() { return grid_thread() / kWarp; }
-__device__ __forceinline__ std::int64_t grid_warps() { return grid_threads() / kWarp; }
+__device__ __forceinline__ int grid_warp() { return int(grid_thread() / kWarp); }
+__device__ __forceinline__ int grid_warps() { return int(grid_threads() / kWarp); }
 
 // to[0, n) = from[0, n), by the lanes of a warp.
 template <class A, class T>
-__device__ void copy_row(A* to, const T* from, std::int64_t n) {
-  for (std::int64_t e = lane_index(); e < n; e += kWarp) to[e] = A(widen(from[e]));
+__device__ __forceinline__ void copy_row(A* to, const T* from, int n) {
+  for (int e = lane_index(); e < n; e += kWarp) to[e] = A(widen(from[e]));
 }
 
 template <class A>
-__device__ void clear_row(A* to, std::int64_t n) {
-  for (std::int64_t e = lane_index(); e < n; e += kWarp) to[e] = 0;
+__device__ __forceinline__ void clear_row(A* to, int n) {
+  for (int e = lane_index(); e < n; e += kWarp) to[e] = 0;
 }
 
 template <class T, class A>
-__device__ void store_row(T* to, const A* from, std::int64_t n, A factor) {
-  for (std::int64_t e = lane_index(); e < n; e += kWarp) to[e] = narrow<T>(from[e] * factor);
+__device__ __forceinline__ void store_row(T* to, const A* from, int n, A factor) {
+  for (int e = lane_index(); e < n; e += kWarp) to[e] = narrow<T>(from[e] * factor);
 }
 
-// sum[e] = keep * sum[e] + the sum over r < rows of weight[r] * from[r * stride + e]: lanes share
-// the e, so nothing needs to wait.
+// sum[e] = keep * sum[e] + the sum over r < rows of weight[r] * from[r * stride + e]:
+// lanes share the e, so nothing needs to wait.
 template <class A, class T>
-__device__ void add_rows(A* sum, A keep, const A* weight, int rows, const T* from,
-                         std::int64_t stride, std::int64_t n) {
-  for (std::int64_t e = lane_index(); e < n; e += kWarp) {
+__device__ __forceinline__ void add_rows(A* sum, A keep, const A* weight, int rows, const T* from,
+                                         int stride, int n) {
+  for (int e = lane_index(); e < n; e += kWarp) {
     A s = sum[e] * keep;
-    for (int r = 0; r < rows; ++r) s += weight[r] * A(widen(from[r * stride + e]));
+    for (int r = 0; r < rows; ++r) s += weight[r] * A(widen(from[std::int64_t(r) * stride + e]));
     sum[e] = s;
   }
 }
 
 // <shared, row>, by one lane.
 template <class A, class T>
-__device__ A dot(const A* shared, const T* row, std::int64_t n, bool whole) {
+__device__ __forceinline__ A dot(const A* shared, const T* row, int n, bool whole) {
   constexpr int kPart = kWidth<T>;
   A sum = 0;
-  for (std::int64_t e = 0; e < n; e += kPart) {
+  for (int e = 0; e < n; e += kPart) {
     const Vector<T, kPart> part = load<kPart>(row + e, n - e, whole);
 #pragma unroll
     for (int i = 0; i < kPart; ++i)
@@ -94,35 +104,37 @@ __device__ A dot(const A* shared, const T* row, std::int64_t n, bool whole) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMaxWarps* kWarp)
     attention_forward_kernel(Layout at, Acc<T> scale, bool whole, T* out, Acc<T>* lse, const T* q,
                              const T* k, const T* v) {
   using A = Acc<T>;
-  const std::int64_t d = at.head_dim;
+  const int d = at.head_dim;
   const WarpMemory<A> memory = warp_memory<A>(d, 2, 1);
   A *query = memory.vector(0), *sums = memory.vector(1), *weights = memory.weights(0);
-  const std::int64_t rows = at.batch * at.heads * at.q_length;
-  for (std::int64_t row = grid_warp(); row < rows; row += grid_warps()) {
-    const std::int64_t i = row % at.q_length, h = row / at.q_length % at.heads,
-                       b = row / at.q_length / at.heads;
-    const std::int64_t first = at.kv_index(b, h / at.group(), 0), visible = i + at.offset() + 1;
+  const int rows = at.batch * at.heads * at.q_length;
+  for (int row = grid_warp(); row < rows; row += grid_warps()) {
+    const int i = row % at.q_length, h = row / at.q_length % at.heads,
+              b = row / at.q_length / at.heads;
+    const int visible = i + at.offset() + 1;
+    const std::int64_t first = at.kv_index(b, h / at.group(), 0);
     copy_row(query, q + at.q_index(b, h, i), d);
     clear_row(sums, d);
     __syncwarp();
     A largest = -INFINITY, total = 0;
-    for (std::int64_t key = 0; key < visible; key += kWarp) {
-      const std::int64_t mine = key + lane_index(), from = first + key * at.kv_stride();
+    for (int key = 0; key < visible; key += kWarp) {
+      const int mine = key + lane_index();
+      const std::int64_t from = first + std::int64_t(key) * at.kv_stride();
       const bool seen = mine < visible;
       const A score =
-          seen ? scale * dot(query, k + first + mine * at.kv_stride(), d, whole) : A(-INFINITY);
+          seen ? scale * dot(query, k + first + std::int64_t(mine) * at.kv_stride(), d, whole)
+               : A(-INFINITY);
       const A now = fmax(largest, warp_max(score));
       const A weight = seen ? exp(score - now) : A(0), keep = exp(largest - now);
       weights[lane_index()] = weight;
       total = total * keep + warp_sum(weight);
       largest = now;
       __syncwarp();
-      add_rows(sums, keep, weights, int(min(std::int64_t(kWarp), visible - key)), v + from,
-               at.kv_stride(), d);
+      add_rows(sums, keep, weights, min(int(kWarp), visible - key), v + from, at.kv_stride(), d);
       __syncwarp();  // before the next tile's weights
     }
     store_row(out + at.q_index(b, h, i), sums, d, A(1) / total);
@@ -133,31 +145,32 @@ __global__ void __launch_bounds__(kThreads)
 
 // dq, and delta[b, h, i] = <dout, out>, which dk and dv need too.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMaxWarps* kWarp)
     attention_dq_kernel(Layout at, Acc<T> scale, bool whole, T* dq, Acc<T>* delta, const T* dout,
                         const T* q, const T* k, const T* v, const T* out, const Acc<T>* lse) {
   using A = Acc<T>;
-  const std::int64_t d = at.head_dim;
+  const int d = at.head_dim;
   const WarpMemory<A> memory = warp_memory<A>(d, 3, 1);
   A *query = memory.vector(0), *gradient = memory.vector(1), *sums = memory.vector(2),
     *weights = memory.weights(0);
-  const std::int64_t rows = at.batch * at.heads * at.q_length;
-  for (std::int64_t row = grid_warp(); row < rows; row += grid_warps()) {
-    const std::int64_t i = row % at.q_length, h = row / at.q_length % at.heads,
-                       b = row / at.q_length / at.heads;
-    const std::int64_t first = at.kv_index(b, h / at.group(), 0), visible = i + at.offset() + 1;
+  const int rows = at.batch * at.heads * at.q_length;
+  for (int row = grid_warp(); row < rows; row += grid_warps()) {
+    const int i = row % at.q_length, h = row / at.q_length % at.heads,
+              b = row / at.q_length / at.heads;
+    const int visible = i + at.offset() + 1;
+    const std::int64_t first = at.kv_index(b, h / at.group(), 0);
     const std::int64_t here = at.q_index(b, h, i);
     copy_row(query, q + here, d);
     copy_row(gradient, dout + here, d);
     clear_row(sums, d);
     A mean = 0;
-    for (std::int64_t e = lane_index(); e < d; e += kWarp)
+    for (int e = lane_index(); e < d; e += kWarp)
       mean += A(widen(dout[here + e])) * A(widen(out[here + e]));
     mean = warp_sum(mean);
     if (lane_index() == 0) delta[row] = mean;
     __syncwarp();
-    for (std::int64_t key = 0; key < visible; key += kWarp) {
-      const std::int64_t mine = first + (key + lane_index()) * at.kv_stride();
+    for (int key = 0; key < visible; key += kWarp) {
+      const std::int64_t mine = first + std::int64_t(key + lane_index()) * at.kv_stride();
       A weight = 0;
       if (key + lane_index() < visible) {
         const A p = exp(scale * dot(query, k + mine, d, whole) - lse[row]);
@@ -165,8 +178,8 @@ __global__ void __launch_bounds__(kThreads)
       }
       weights[lane_index()] = weight;
       __syncwarp();
-      add_rows(sums, A(1), weights, int(min(std::int64_t(kWarp), visible - key)),
-               k + first + key * at.kv_stride(), at.kv_stride(), d);
+      add_rows(sums, A(1), weights, min(int(kWarp), visible - key),
+               k + first + std::int64_t(key) * at.kv_stride(), at.kv_stride(), d);
       __syncwarp();  // before the next tile's weights
     }
     store_row(dq + here, sums, d, A(1));
@@ -176,39 +189,39 @@ __global__ void __launch_bounds__(kThreads)
 
 // dk and dv: a warp for each key, over the queries of all heads that read it, 32 at a time.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMaxWarps* kWarp)
     attention_dkv_kernel(Layout at, Acc<T> scale, bool whole, T* dk, T* dv, const T* dout,
                          const T* q, const T* k, const T* v, const Acc<T>* lse,
                          const Acc<T>* delta) {
   using A = Acc<T>;
-  const std::int64_t d = at.head_dim;
+  const int d = at.head_dim;
   const WarpMemory<A> memory = warp_memory<A>(d, 4, 2);
   A *key = memory.vector(0), *value = memory.vector(1), *dkey = memory.vector(2),
     *dvalue = memory.vector(3), *ps = memory.weights(0), *dscores = memory.weights(1);
-  const std::int64_t keys = at.batch * at.kv_heads * at.kv_length;
-  for (std::int64_t row = grid_warp(); row < keys; row += grid_warps()) {
-    const std::int64_t j = row % at.kv_length, kv_head = row / at.kv_length % at.kv_heads,
-                       b = row / at.kv_length / at.kv_heads;
+  const int keys = at.batch * at.kv_heads * at.kv_length;
+  for (int row = grid_warp(); row < keys; row += grid_warps()) {
+    const int j = row % at.kv_length, kv_head = row / at.kv_length % at.kv_heads,
+              b = row / at.kv_length / at.kv_heads;
     const std::int64_t here = at.kv_index(b, kv_head, j);
     copy_row(key, k + here, d);
     copy_row(value, v + here, d);
     clear_row(dkey, d);
     clear_row(dvalue, d);
     __syncwarp();
-    for (std::int64_t h = kv_head * at.group(); h < (kv_head + 1) * at.group(); ++h)
-      for (std::int64_t tile = max(std::int64_t(0), j - at.offset()); tile < at.q_length;
-           tile += kWarp) {
-        const std::int64_t i = tile + lane_index(), mine = at.q_index(b, h, i);
+    for (int h = kv_head * at.group(); h < (kv_head + 1) * at.group(); ++h)
+      for (int tile = max(0, j - at.offset()); tile < at.q_length; tile += kWarp) {
+        const int i = tile + lane_index();
+        const std::int64_t mine = at.q_index(b, h, i);
         A p = 0, dscore = 0;
         if (i < at.q_length) {
-          const std::int64_t stored = (b * at.heads + h) * at.q_length + i;
+          const int stored = (b * at.heads + h) * at.q_length + i;
           p = exp(scale * dot(key, q + mine, d, whole) - lse[stored]);
           dscore = scale * p * (dot(value, dout + mine, d, whole) - delta[stored]);
         }
         ps[lane_index()] = p;
         dscores[lane_index()] = dscore;
         __syncwarp();
-        const int count = int(min(std::int64_t(kWarp), at.q_length - tile));
+        const int count = min(int(kWarp), at.q_length - tile);
         const std::int64_t from = at.q_index(b, h, tile);
         add_rows(dvalue, A(1), ps, count, dout + from, at.q_stride(), d);
         add_rows(dkey, A(1), dscores, count, q + from, at.q_stride(), d);
@@ -223,14 +236,16 @@ __global__ void __launch_bounds__(kThreads)
 // Launches one warp for each of `rows`, as many in a block as shared memory has room for.
 template <class A, class... Parameters, class... Arguments>
 void launch_warps(void (*kernel)(Parameters...), cudaStream_t stream, std::int64_t rows,
-                  std::int64_t head_dim, int vectors, int weights, Arguments... arguments) {
+                  const Layout& at, int vectors, int weights, Arguments... arguments) {
   if (rows == 0) return;
-  const std::size_t bytes = std::size_t(warp_memory_size(head_dim, vectors, weights)) * sizeof(A);
-  const std::size_t warps = std::min<std::size_t>(kMaxSharedBytes / bytes, 4);
-  MOE_CHECK(warps > 0, "attention over heads of ", head_dim, " needs more shared memory than ",
+  MOE_CHECK(rows < (std::int64_t{1} << 31), "attention over ", rows, " rows of all heads");
+  const std::size_t bytes =
+      std::size_t(warp_memory_size(at.head_dim, vectors, weights)) * sizeof(A);
+  const std::size_t warps = std::min<std::size_t>(kMaxSharedBytes / bytes, kMaxWarps);
+  MOE_CHECK(warps > 0, "attention over heads of ", at.head_dim, " needs more shared memory than ",
             kMaxSharedBytes, " bytes");
   launch(kernel, blocks_for(rows, std::int64_t(warps)), unsigned(warps) * kWarp, warps * bytes,
-         stream, arguments...);
+         stream, at, arguments...);
 }
 
 }  // namespace
@@ -241,9 +256,9 @@ void CudaBackend::attention_forward(Tensor& out, Tensor& lse, const Tensor& q, c
     using A = Acc<T>;
     const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>();
     launch_warps<A>(
-        attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length,
-        shape.head_dim, 2, 1, Layout{shape}, A(1 / std::sqrt(double(shape.head_dim))),
-        aligned(pk) && shape.head_dim % kWidth<T> == 0, out.data<T>(), lse.data<A>(), pq, pk, pv);
+        attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length, shape, 2,
+        1, A(1 / std::sqrt(double(shape.head_dim))), aligned(pk) && shape.head_dim % kWidth<T> == 0,
+        out.data<T>(), lse.data<A>(), pq, pk, pv);
   });
 }
 
@@ -259,12 +274,11 @@ void CudaBackend::attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const T
     const A scale = A(1 / std::sqrt(double(shape.head_dim)));
     const bool whole = aligned(pq, pk, pv, pdout) && shape.head_dim % kWidth<T> == 0;
     launch_warps<A>(attention_dq_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length,
-                    shape.head_dim, 3, 1, Layout{shape}, scale, whole, dq.data<T>(),
-                    deltas.data<A>(), pdout, pq, pk, pv, out.data<T>(), plse);
+                    shape, 3, 1, scale, whole, dq.data<T>(), deltas.data<A>(), pdout, pq, pk, pv,
+                    out.data<T>(), plse);
     launch_warps<A>(attention_dkv_kernel<T>, stream_,
-                    shape.batch * shape.kv_heads * shape.kv_length, shape.head_dim, 4, 2,
-                    Layout{shape}, scale, whole, dk.data<T>(), dv.data<T>(), pdout, pq, pk, pv,
-                    plse, deltas.data<A>());
+                    shape.batch * shape.kv_heads * shape.kv_length, shape, 4, 2, scale, whole,
+                    dk.data<T>(), dv.data<T>(), pdout, pq, pk, pv, plse, deltas.data<A>());
   });
 }
 

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/cuda_backend.h"
+
 #include "core/memory.h"
-#include "kernels/backend.h"
 
 namespace moe {
 
 Backend& cuda_backend() {
   MOE_CHECK(cuda_available(), "this machine has no CUDA device");
-  throw Error("the CUDA backend has no kernels yet: train on the CPU");
+  static CudaBackend backend;
+  return backend;
 }
 
 }  // namespace moe
