@@ -61,6 +61,9 @@ __global__ void turn_kernel(int* out, const int* in, bool barrier) {
 }
 
 TEST(Emulator, AMissingBarrierChangesResultsInSomeOrder) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "the thread sanitizer reports it first";
+#endif
   std::vector<int> in(64), turned(64);
   for (int i = 0; i < 64; ++i) turned[std::size_t(63 - i)] = in[std::size_t(i)] = i + 1;
   int right = 0, wrong = 0;

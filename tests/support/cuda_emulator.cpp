@@ -64,13 +64,15 @@ std::string name_of(const Thread& thread) {
 
 // A fiber cannot throw past its own stack: the loop of run_block() does.
 [[noreturn]] void fail(const std::string& what) {
-  block.failure = str("CUDA emulator: ", name_of(*block.current), " ", what);
+  block.failure = str(name_of(*block.current), " ", what);
+  release(&block.order);
   for (;;) leave_fiber(block.current->fiber);
 }
 
 void wait() {
   Thread& me = *block.current;
   me.waiting = true;
+  release(&block.order);  // it may never come back
   while (me.waiting) leave_fiber(me.fiber);
 }
 
@@ -135,6 +137,12 @@ void thread_main() {
   finish(*block.current);
 }
 
+[[noreturn]] void give_up(const std::string& why) {
+  acquire(&block.order);
+  forget_fibers();
+  throw Error("CUDA emulator: " + why);
+}
+
 // The threads' turns: round by round, in the chosen order, each until it waits.
 void run_block() {
   for (bool any = true; block.alive > 0 && any;) {
@@ -146,10 +154,7 @@ void run_block() {
       block.current = &thread;
       threadIdx = thread.index;
       enter_fiber(thread.fiber);
-      if (!block.failure.empty()) {
-        forget_fibers();
-        throw Error(block.failure);
-      }
+      if (!block.failure.empty()) give_up(block.failure);
     }
   }
   if (block.alive == 0) return;
@@ -160,10 +165,8 @@ void run_block() {
   const auto at_barrier = std::count_if(threads.begin(), threads.end(), waits(false));
   const auto in_warp = std::count_if(threads.begin(), threads.end(), waits(true));
   const auto& first = *std::find_if(threads.begin(), threads.end(), waits(at_barrier == 0));
-  forget_fibers();
-  throw Error(str("CUDA emulator: ", name_of(first), " waits for ever: ", at_barrier,
-                  " threads wait at __syncthreads, ", in_warp, " in warp functions, of ",
-                  threads.size()));
+  give_up(str(name_of(first), " waits for ever: ", at_barrier, " threads wait at __syncthreads, ",
+              in_warp, " in warp functions, of ", threads.size()));
 }
 
 // Not by memset: the address sanitizer would object to the zones between the variables. In words,
