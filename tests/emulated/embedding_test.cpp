@@ -27,6 +27,16 @@ TEST(CudaEmbedding, BackwardAgreesWithInvalidAndFrequentIds) {
     }
 }
 
+TEST(CudaEmbedding, ForwardAgreesAndInvalidIdsGiveZeros) {
+  for (const DType type : {DType::f64, DType::f32, DType::bf16})
+    for (const auto& [vocabulary, width, positions] : kCases)
+      expect_agreement(
+          [](Backend& b, auto& out, const auto& in) { b.embedding_forward(out[0], in[0], in[1]); },
+          {poisoned({positions, width}, type)},
+          {random_tensor({vocabulary, width}, type, 1),
+           random_indices({positions}, -1, std::int32_t(vocabulary) - 1, 2)});
+}
+
 TEST(CudaEmbedding, BackwardOfIdsThatAreAllInvalidIsZero) {
   expect_agreement(
       [](Backend& b, auto& out, const auto& in) { b.embedding_backward(out[0], in[0], in[1]); },

@@ -171,7 +171,7 @@ void run_block() {
 
 // Not by memset: the address sanitizer would object to the zones between the variables. In words,
 // because it happens for every block.
-void poison_static_shared() {
+__attribute__((no_sanitize_address)) void poison_static_shared() {
   volatile char* p = __start_emulated_shared;
   char* const end = __stop_emulated_shared;
   for (; p < end && reinterpret_cast<std::uintptr_t>(p) % 8 != 0; ++p) *p = char(0xFF);
