@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
@@ -29,6 +30,18 @@ constexpr std::uint64_t kPoison = ~std::uint64_t{0};
 
 Order thread_order = Order::forward;
 std::uint64_t order_seed = 1;
+
+std::mutex one_grid;  // at a time, whoever launches it
+void (*memory_guard)(bool open) = nullptr;
+
+struct OpenMemory {
+  OpenMemory() {
+    if (memory_guard != nullptr) memory_guard(true);
+  }
+  ~OpenMemory() {
+    if (memory_guard != nullptr) memory_guard(false);
+  }
+};
 
 // One CUDA thread. It runs until it waits; whoever ends the wait clears `waiting`.
 struct Thread {
@@ -216,6 +229,8 @@ void set_order(Order order, std::uint64_t seed) {
   order_seed = seed;
 }
 
+void set_memory_guard(void (*guard)(bool open)) { memory_guard = guard; }
+
 void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
   const std::uint64_t count = std::uint64_t(size.x) * size.y * size.z;
   const std::uint64_t blocks = std::uint64_t(grid.x) * grid.y * grid.z;
@@ -225,6 +240,8 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::functio
             "CUDA takes no grid of ", grid.x, "x", grid.y, "x", grid.z, " blocks");
   MOE_CHECK(shared_bytes <= kMaxShared, shared_bytes, " bytes of shared memory in a block");
   std::mt19937_64 random(order_seed);
+  const std::lock_guard lock(one_grid);
+  const OpenMemory open;
   gridDim = grid;
   blockDim = size;
   block.body = &thread;

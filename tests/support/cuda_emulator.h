@@ -30,6 +30,10 @@ void set_order(Order order, std::uint64_t seed = 1);
 /// define; the message names the block and a thread.
 void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& thread);
 
+/// Called with true before every grid and with false after it, for memory that is open to kernels
+/// alone. None at first.
+void set_memory_guard(void (*guard)(bool open));
+
 // ---- what the functions of CUDA below are made of ----------------------------------------------
 
 void* dynamic_shared_memory();

@@ -99,7 +99,7 @@ struct Rows {
 
 inline Tensor to_f64(const Tensor& t) {
   Tensor d = Tensor::empty(t.shape(), DType::f64);
-  backend(Device::cpu).cast(d, t);
+  backend(Device::cpu).cast(d, t.to(Device::cpu));
   return d;
 }
 
