@@ -38,6 +38,10 @@ TEST(CudaCrossEntropy, NoRows) {
   expect_same_loss(Tensor::empty({0, 5}, DType::f32), Tensor::empty({0}, DType::i32));
 }
 
+TEST(CudaCrossEntropy, MoreRowsThanBlocksAgree) {
+  expect_same_loss(random_tensor({4500, 40}, DType::f32, 1), random_indices({4500}, -1, 39, 2));
+}
+
 TEST(CudaCrossEntropy, RowsMayBeginAnywhere) {
   const Tensor logits = random_tensor({6, 64}, DType::f32, 1),
                labels = random_indices({4}, 0, 63, 2);

@@ -66,6 +66,13 @@ TEST(CudaGatherRows, AgreesForEveryTypeAndWidth) {
     }
 }
 
+TEST(CudaGatherRows, MoreRowsThanBlocksAgree) {
+  expect_agreement(
+      [](Backend& b, auto& out, const auto& in) { b.gather_rows(out[0], in[0], in[1], 2); },
+      {poisoned({4500, 9}, DType::bf16)},
+      {random_tensor({100, 9}, DType::bf16, 1), random_indices({4500}, -1, 199, 2)}, 0);
+}
+
 TEST(CudaGatherRows, BytesNoRowsAndUnalignedRowsAgree) {
   const Tensor bytes = Tensor::of<std::uint8_t>({2, 3}, {1, 2, 3, 4, 5, 6});
   expect_agreement(
@@ -108,6 +115,9 @@ void expect_same_combine(const Tensor& indices, std::int64_t experts, std::int64
 TEST(CudaCombine, AgreesOnRowsOfAnyLength) {
   for (const std::int64_t cols : {1, 3, 31, 32, 255, 257, 1000, 4096})
     expect_same_combine(random_indices({20, 3}, -1, 4, 1), 6, cols);
+}
+TEST(CudaCombine, MoreTokensThanBlocksAgree) {
+  expect_same_combine(random_indices({4500, 1}, -1, 4, 1), 5, 9);
 }
 TEST(CudaCombine, NoTokens) { expect_same_combine(Tensor::empty({0, 2}, DType::i32), 4, 8); }
 TEST(CudaCombine, OneToken) { expect_same_combine(Tensor::of<std::int32_t>({1, 2}, {3, 0}), 4, 8); }

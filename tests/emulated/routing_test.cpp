@@ -36,6 +36,13 @@ TEST(CudaTopK, AgreesWithTiesAndInvalidTokens) {
     }
 }
 
+TEST(CudaTopK, MoreTokensThanAllWarpsTakeAtOnceAgree) {
+  const std::int64_t tokens = 33000;
+  expect_agreement([](Backend& b, auto& out, const auto& in) { b.topk(out[0], out[1], in[0], {}); },
+                   {poisoned({tokens, 1}, DType::f32), poisoned({tokens, 1}, DType::i32)},
+                   {random_tensor({tokens, 2}, DType::f32, 1)}, 0);
+}
+
 TEST(CudaTopK, NaNIsChosenFirstAndInfinitiesHaveTheirPlace) {
   const float nan = std::numeric_limits<float>::quiet_NaN(),
               infinity = std::numeric_limits<float>::infinity();

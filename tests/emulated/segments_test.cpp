@@ -30,6 +30,18 @@ TEST(CudaSegments, CountsAgree) {
   }
 }
 
+TEST(CudaSegments, MoreSegmentsThanBlocksAgree) {
+  const std::int64_t segments = 4500;
+  expect_agreement(
+      [](Backend& b, auto& out, const auto& in) {
+        b.count_experts(out[0], in[0]);
+        b.segment_sum(out[1], in[1], {});
+      },
+      {poisoned({segments, 40}, DType::i64), poisoned({segments, 3}, DType::f32)},
+      {random_indices({2 * segments, 2}, -1, 39, 1),
+       random_tensor({2 * segments, 3}, DType::f32, 2)});
+}
+
 TEST(CudaSegments, MoreExpertsThanCountersAreRefused) {
   Tensor counts = Tensor::empty({1, 1025}, DType::i64, tested_device());
   EXPECT_THROW(tested_backend().count_experts(
