@@ -31,9 +31,9 @@ static __global__ void __launch_bounds__(kThreads)
       if (e >= 0) atomicAdd(&count[e], 1);
     }
     __syncthreads();
+    // Each thread writes the counters that it clears for the next chunk.
     for (std::int64_t e = threadIdx.x; e < experts; e += blockDim.x)
       counts[(segment * experts + e) * chunks + chunk] = count[e];
-    __syncthreads();  // before the next chunk clears the counters
   }
 }
 

@@ -89,7 +89,6 @@ __global__ void __launch_bounds__(kPlacingWarps* kWarp)
       if (row >= 0) row_to_slot[row] = std::int32_t(slot);
       if (slot >= placed) row_to_slot[slot] = -1;
     }
-    __syncwarp();
   }
 }
 

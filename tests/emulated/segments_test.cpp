@@ -31,7 +31,7 @@ TEST(CudaSegments, CountsAgree) {
 }
 
 TEST(CudaSegments, MoreSegmentsThanBlocksAgree) {
-  const std::int64_t segments = 4500;
+  const std::int64_t segments = 4100;
   expect_agreement(
       [](Backend& b, auto& out, const auto& in) {
         b.count_experts(out[0], in[0]);

@@ -72,10 +72,11 @@ inline Tensor random_tensor(Shape shape, DType dtype, std::uint64_t seed, double
   return dtype == DType::f64 ? t : from_doubles(t.shape(), dtype, to_doubles(t));
 }
 
-/// NaN everywhere: an output that must be overwritten.
+/// NaN everywhere, large numbers for integers (-1 is an answer of many kernels): an output that must
+/// be overwritten.
 inline Tensor poisoned(const Shape& shape, DType dtype) {
   Tensor t = Tensor::empty(shape, dtype);
-  if (t.nbytes() > 0) std::memset(t.bytes(), 0xFF, t.nbytes());
+  if (t.nbytes() > 0) std::memset(t.bytes(), is_float(dtype) ? 0xFF : 0x5A, t.nbytes());
   return t;
 }
 
