@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/cublas_lt.h"
-
 #include <cublasLt.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 
 #include "core/cuda_check.h"
 #include "core/memory.h"
+#include "kernels/cuda/products.h"
 
 namespace moe {
 namespace {
@@ -141,45 +140,47 @@ class Plan {
   cublasLtMatmulAlgo_t algorithm_{};
 };
 
-}  // namespace
-
-struct CublasLt::Library {
-  explicit Library(cudaStream_t on)
-      : stream(on), workspace(allocate(Device::cuda, kWorkspaceBytes)) {
-    check(cublasLtCreate(&handle), "cublasLtCreate");
+class CublasLt final : public Products {
+ public:
+  explicit CublasLt(cudaStream_t stream)
+      : stream_(stream), workspace_(allocate(Device::cuda, kWorkspaceBytes)) {
+    check(cublasLtCreate(&handle_), "cublasLtCreate");
   }
-  ~Library() {
-    plans.clear();
-    cublasLtDestroy(handle);
+  ~CublasLt() override {
+    plans_.clear();
+    cublasLtDestroy(handle_);
   }
-  Library(const Library&) = delete;
-  Library& operator=(const Library&) = delete;
+  CublasLt(const CublasLt&) = delete;
+  CublasLt& operator=(const CublasLt&) = delete;
 
-  cudaStream_t stream;
-  cublasLtHandle_t handle = nullptr;
-  std::shared_ptr<std::byte> workspace;
-  std::map<Shape, Plan> plans;
+  void multiply(void* c, DType out, const MatrixView& a, const MatrixView& b, DType in,
+                double beta) override {
+    const std::int64_t m = a.transposed ? a.cols : a.rows, k = a.transposed ? a.rows : a.cols;
+    const std::int64_t n = b.transposed ? b.rows : b.cols;
+    if (m == 0 || n == 0) return;
+    if (k == 0) {
+      if (beta == 0)
+        CUDA_CHECK(cudaMemsetAsync(c, 0, static_cast<std::size_t>(m * n) * size_of(out), stream_));
+      return;
+    }
+    // c^T = op(b)^T op(a)^T
+    const Shape shape{stored(b), stored(a), {n, m, false, alignment_of(c)}, in, out};
+    if (plans_.size() >= kMaxPlans) plans_.clear();
+    const Plan& plan = plans_.try_emplace(shape, handle_, shape).first->second;
+    plan.run(handle_, c, b.data, a.data, beta, workspace_.get(), stream_, in == DType::f64);
+  }
+
+ private:
+  cudaStream_t stream_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::shared_ptr<std::byte> workspace_;
+  std::map<Shape, Plan> plans_;
 };
 
-CublasLt::CublasLt(CUstream_st* stream) : library_(std::make_unique<Library>(stream)) {}
-CublasLt::~CublasLt() = default;
+}  // namespace
 
-void CublasLt::multiply(void* c, DType out, const MatrixView& a, const MatrixView& b, DType in,
-                        double beta) {
-  const std::int64_t m = a.transposed ? a.cols : a.rows, k = a.transposed ? a.rows : a.cols;
-  const std::int64_t n = b.transposed ? b.rows : b.cols;
-  if (m == 0 || n == 0) return;
-  Library& l = *library_;
-  if (k == 0) {
-    if (beta == 0)
-      CUDA_CHECK(cudaMemsetAsync(c, 0, static_cast<std::size_t>(m * n) * size_of(out), l.stream));
-    return;
-  }
-  // c^T = op(b)^T op(a)^T
-  const Shape shape{stored(b), stored(a), {n, m, false, alignment_of(c)}, in, out};
-  if (l.plans.size() >= kMaxPlans) l.plans.clear();
-  const Plan& plan = l.plans.try_emplace(shape, l.handle, shape).first->second;
-  plan.run(l.handle, c, b.data, a.data, beta, l.workspace.get(), l.stream, in == DType::f64);
+std::unique_ptr<Products> cublas_lt_products(CUstream_st* stream) {
+  return std::make_unique<CublasLt>(stream);
 }
 
 }  // namespace moe

@@ -7,7 +7,7 @@ namespace moe {
 
 Backend& cuda_backend() {
   MOE_CHECK(cuda_available(), "this machine has no CUDA device");
-  static CudaBackend backend;
+  static CudaBackend backend(cublas_lt_products(nullptr));
   return backend;
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include "kernels/backend.h"
+#include <memory>
+#include <utility>
 
-struct CUstream_st;  // cudaStream_t points to it
+#include "kernels/backend.h"
+#include "kernels/cuda/products.h"
 
 namespace moe {
 
@@ -13,7 +15,8 @@ namespace moe {
 /// floats.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(CUstream_st* stream = nullptr) : stream_(stream) {}
+  explicit CudaBackend(std::unique_ptr<Products> products, CUstream_st* stream = nullptr)
+      : products_(std::move(products)), stream_(stream) {}
 
   // elementwise
   void fill(Tensor& x, double value) override;
@@ -113,6 +116,7 @@ class CudaBackend final : public Backend {
              const AdamWStep& step) override;
 
  private:
+  std::unique_ptr<Products> products_;
   CUstream_st* stream_;
 };
 

@@ -9,7 +9,7 @@
 namespace moe::test {
 
 Backend& tested_backend() {
-  static CudaBackend backend;
+  static CudaBackend backend(plain_products(nullptr));
   return backend;
 }
 

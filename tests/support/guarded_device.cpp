@@ -97,7 +97,7 @@ void copy_bytes(void* dst, const void* src, std::size_t bytes) {
 }  // namespace cuda
 
 Backend& cuda_backend() {
-  static CudaBackend backend;
+  static CudaBackend backend(plain_products(nullptr));
   emulator::set_memory_guard([](bool open) { open ? memory().open() : memory().close(); });
   return backend;
 }
