@@ -75,8 +75,9 @@ std::string name_of(const Thread& thread) {
              blockIdx.x, ",", blockIdx.y, ",", blockIdx.z, ")");
 }
 
-// A fiber cannot throw past its own stack: the loop of run_block() does.
-[[noreturn]] void fail(const std::string& what) {
+// A fiber cannot throw past its own stack: the loop of run_block() does. Nothing on the stack of a
+// fiber that is left for good is destroyed, so it holds no string.
+[[noreturn]] void fail(const char* what) {
   block.failure = str(name_of(*block.current), " ", what);
   release(&block.order);
   for (;;) leave_fiber(block.current->fiber);
