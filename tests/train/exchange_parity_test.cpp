@@ -9,14 +9,6 @@ namespace {
 
 using namespace testing;
 
-ModelConfig seven_experts() {
-  ModelConfig c = parity_model();
-  c.moe.experts = 7;
-  c.moe.expert_sizes = {{5, 5, 4, 4, 4, 4, 4}, {5, 5, 4, 4, 4, 4, 4}, {}};
-  c.intermediate_size = 30;
-  return c;
-}
-
 class SevenExperts : public ::testing::TestWithParam<DType> {};
 
 TEST_P(SevenExperts, OnTwoRanksEqualOneProcessWithAnyChunks) {

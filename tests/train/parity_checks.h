@@ -39,6 +39,15 @@ inline ModelConfig parity_model(bool tied = false) {
   return c;
 }
 
+/// The same with experts that no number of ranks divides.
+inline ModelConfig seven_experts() {
+  ModelConfig c = parity_model();
+  c.moe.experts = 7;
+  c.moe.expert_sizes = {{5, 5, 4, 4, 4, 4, 4}, {5, 5, 4, 4, 4, 4, 4}, {}};
+  c.intermediate_size = 30;
+  return c;
+}
+
 inline EngineOptions parity_options(DType dtype) {
   EngineOptions o;
   o.dtype = dtype;

@@ -16,15 +16,6 @@ struct Layout {
   int ep, dp;
 };
 
-/// Seven experts: no number of ranks divides them.
-ModelConfig grid_model() {
-  ModelConfig c = parity_model();
-  c.moe.experts = 7;
-  c.moe.expert_sizes = {{5, 5, 4, 4, 4, 4, 4}, {5, 5, 4, 4, 4, 4, 4}, {}};
-  c.intermediate_size = 30;
-  return c;
-}
-
 class ParityGrid : public ::testing::TestWithParam<std::tuple<Layout, bool, Recompute>> {};
 
 /// x chunks 1, 2, 4 (and by way of hosts) x accumulation x capacity, with uneven masks.
@@ -39,7 +30,7 @@ TEST_P(ParityGrid, EveryGradientAndTheWeightsOfThreeStepsEqualOneProcess) {
     options.router.capacity_factor = capacity;
     options.recompute = Recompute::none;
     options.micro_batch = 8;
-    const Outcome want = reference_outcome(grid_model(), options);
+    const Outcome want = reference_outcome(seven_experts(), options);
     ASSERT_EQ(want.first.dropped > 0, capacity > 0);
     options.recompute = recompute;
     for (const std::int64_t accumulation : {1, 2, 4})
@@ -48,7 +39,7 @@ TEST_P(ParityGrid, EveryGradientAndTheWeightsOfThreeStepsEqualOneProcess) {
         if (8 / ranks % accumulation != 0) continue;
         options.micro_batch = 8 / ranks / accumulation;
         run_ranks(ranks, [&](Communicator& world) {
-          EXPECT_EQ(differences(run_job(world, layout.ep, grid_model(), options, exchange), want,
+          EXPECT_EQ(differences(run_job(world, layout.ep, seven_experts(), options, exchange), want,
                                 tolerance_of(DType::f64)),
                     "")
               << exchange.chunks << " chunks, accumulation " << accumulation << ", capacity "
