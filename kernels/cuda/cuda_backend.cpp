@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/cuda_backend.h"
 
-#include "core/memory.h"
+#include "core/cuda_device.h"
 
 namespace moe {
 
 Backend& cuda_backend() {
-  MOE_CHECK(cuda_available(), "this machine has no CUDA device");
-  static CudaBackend backend(cublas_lt_products(nullptr));
+  CUstream_st* const stream = cuda::compute_stream();
+  static CudaBackend backend(cublas_lt_products(stream), stream);
   return backend;
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/cuda_device.h"
 #include "core/error.h"
 
 namespace moe {
@@ -34,6 +35,7 @@ Phase phase_of_this_thread(const Log& log) { return own_phase.value_or(log.phase
 }  // namespace
 
 void set_phase(const char* name, std::int32_t layer) {
+  cuda::mark_phase(name);
   std::lock_guard lock(the_log().mutex);
   Phase& phase = the_log().phase;
   own_phase = Phase{own_phase.value_or(phase).step, layer, name};

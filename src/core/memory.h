@@ -29,29 +29,24 @@ class MemoryScope {
 
 /// Bytes on one device, aligned to 64, from a caching arena: blocks return to it when the last
 /// tensor that views them goes away, so a training step allocates nothing after warm-up. Contents
-/// are undefined. Throws Error when memory is exhausted.
+/// are undefined. Throws Error when memory is exhausted, with what holds it and what to change.
 std::shared_ptr<std::byte> allocate(Device device, std::size_t bytes);
 
 void copy_bytes(Device to, void* dst, Device from, const void* src, std::size_t bytes);
+void fill_zero(Device device, void* dst, std::size_t bytes);
 
-/// CPU memory of this process in bytes: what tensors hold, by kind, and what the arena keeps.
+/// Memory of this process on one device in bytes: what tensors hold, by kind, and what was taken
+/// from the system to serve them.
 struct MemoryAccount {
   std::array<std::int64_t, kMemoryKindNames.size()> live{}, peak{};
   std::int64_t live_total = 0, peak_total = 0;
-  std::int64_t reserved = 0;  // live blocks and cached ones
-  std::int64_t system_allocations = 0;
+  std::int64_t reserved = 0;            // live blocks and cached ones
+  std::int64_t system_allocations = 0;  // on the CPU: the device's pool shows only in `reserved`
 };
-MemoryAccount memory_account();
+MemoryAccount memory_account(Device device = Device::cpu);
 
 /// Tests: fills every new block with 0xFF (NaN in every float type), so that a kernel that skips
 /// an output is seen.
 void poison_new_memory(bool on);
-
-bool cuda_available();
-
-namespace cuda {
-std::shared_ptr<std::byte> allocate(std::size_t bytes);
-void copy_bytes(void* dst, const void* src, std::size_t bytes);
-}  // namespace cuda
 
 }  // namespace moe

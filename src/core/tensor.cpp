@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/tensor.h"
 
-#include <cstring>
 #include <functional>
 #include <numeric>
 
@@ -18,9 +17,9 @@ Tensor Tensor::empty(Shape shape, DType dtype, Device device) {
 }
 
 Tensor Tensor::zeros(Shape shape, DType dtype, Device device) {
-  Tensor host = empty(std::move(shape), dtype);
-  std::memset(host.bytes(), 0, host.nbytes());
-  return device == Device::cpu ? host : host.to(device);
+  Tensor t = empty(std::move(shape), dtype, device);
+  fill_zero(device, t.bytes(), t.nbytes());
+  return t;
 }
 
 Tensor Tensor::wrap(std::shared_ptr<std::byte> owner, Shape shape, DType dtype, Device device) {

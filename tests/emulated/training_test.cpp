@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training on a device: the whole engine, its memory closed to everything but kernels and copies.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "comm/staged_comm.h"
@@ -52,6 +53,22 @@ TEST(DeviceMemoryDeathTest, IsClosedToHostCode) {
   const Tensor t = Tensor::of<float>({1}, {1}).to(Device::cuda);
   EXPECT_EQ(t.to(Device::cpu).data<float>()[0], 1);
   EXPECT_DEATH(t.data<float>()[0] = 2, "");
+}
+
+TEST(DeviceMemory, SaysWhatHoldsItWhenThereIsNoMore) {
+  const MemoryScope scope(MemoryKind::weights);
+  const Tensor weights = Tensor::empty({300 << 20}, DType::u8, Device::cuda);
+  try {
+    const MemoryScope more(MemoryKind::activations);
+    Tensor::empty({800 << 20}, DType::u8, Device::cuda);
+    FAIL() << "800 MB of the 724 that are left";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), ::testing::AllOf(::testing::HasSubstr("GPU out of memory"),
+                                           ::testing::HasSubstr("for activations"),
+                                           ::testing::HasSubstr("weights 315M"),
+                                           ::testing::HasSubstr("batch.micro")));
+  }
+  EXPECT_EQ(memory_account(Device::cuda).live[std::size_t(MemoryKind::weights)], 300 << 20);
 }
 
 }  // namespace

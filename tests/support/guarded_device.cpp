@@ -8,10 +8,11 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "core/cuda_device.h"
 #include "core/error.h"
-#include "core/memory.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "support/cuda_emulator.h"
 
@@ -38,24 +39,44 @@ class GuardedMemory {
     if (--users_ == 0) protect(PROT_NONE);
   }
 
-  std::byte* take(std::size_t size) {
-    std::lock_guard lock(mutex_);
-    std::vector<std::byte*>& free = free_[size];
-    if (!free.empty()) {
-      std::byte* block = free.back();
-      free.pop_back();
-      return block;
-    }
-    MOE_CHECK(used_ + size <= kBytes, "the guarded device has ", kBytes, " bytes");
-    used_ += size;
-    return base_ + used_ - size;
+  /// Filled with 0xFF (NaN, -1): a kernel that skips an output is seen.
+  std::byte* take(std::size_t bytes) {
+    const std::size_t size = (bytes + kAlignment) / kAlignment * kAlignment;
+    std::byte* block = find(size);
+    if (block == nullptr) return nullptr;
+    open();
+    std::memset(block, 0xFF, size);
+    close();
+    return block;
   }
-  void give(std::byte* block, std::size_t size) {
+  void give(std::byte* block) {
     std::lock_guard lock(mutex_);
-    free_[size].push_back(block);
+    const auto taken = taken_.find(block);
+    free_[taken->second].push_back(block);
+    taken_.erase(taken);
+  }
+  std::int64_t reserved() {
+    std::lock_guard lock(mutex_);
+    return std::int64_t(used_);
   }
 
  private:
+  std::byte* find(std::size_t size) {
+    std::lock_guard lock(mutex_);
+    std::vector<std::byte*>& free = free_[size];
+    std::byte* block = nullptr;
+    if (!free.empty()) {
+      block = free.back();
+      free.pop_back();
+    } else if (used_ + size <= kBytes) {
+      block = base_ + used_;
+      used_ += size;
+    } else {
+      return nullptr;
+    }
+    taken_[block] = size;
+    return block;
+  }
   void protect(int access) { MOE_CHECK(mprotect(base_, kBytes, access) == 0, "mprotect"); }
 
   std::mutex mutex_;
@@ -63,6 +84,7 @@ class GuardedMemory {
   std::size_t used_ = 0;
   int users_ = 0;
   std::map<std::size_t, std::vector<std::byte*>> free_;
+  std::map<std::byte*, std::size_t> taken_;
 };
 
 GuardedMemory& memory() {
@@ -81,18 +103,30 @@ bool cuda_available() { return true; }
 
 namespace cuda {
 
-std::shared_ptr<std::byte> allocate(std::size_t bytes) {
-  const std::size_t size = (bytes + kAlignment) / kAlignment * kAlignment;
-  std::byte* block = memory().take(size);
-  const Access access;
-  std::memset(block, 0xFF, size);  // NaN, -1: a kernel that skips an output is seen
-  return {block, [size](std::byte* p) { memory().give(p, size); }};
-}
+std::string why_unavailable() { return ""; }
+int device_count() { return 1; }
+void use_device(int) {}
+std::string device_name() { return "emulated device"; }
+std::string bus_id() { return "0"; }
+CUstream_st* compute_stream() { return nullptr; }
+void synchronize() {}
+
+std::byte* take(std::size_t bytes) { return memory().take(bytes); }
+void give(std::byte* block) { memory().give(block); }
+std::int64_t reserved_bytes() { return memory().reserved(); }
+std::int64_t free_bytes() { return std::int64_t(kBytes) - memory().reserved(); }
 
 void copy_bytes(void* dst, const void* src, std::size_t bytes) {
   const Access access;
-  if (bytes > 0) std::memcpy(dst, src, bytes);
+  std::memcpy(dst, src, bytes);
 }
+
+void fill_zero(void* dst, std::size_t bytes) {
+  const Access access;
+  std::memset(dst, 0, bytes);
+}
+
+void mark_phase(const char*) {}
 
 }  // namespace cuda
 
