@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "app/app.h"
+#include "app/device_choice.h"
 #include "train/held_out_loss.h"
 #include "train/model_source.h"
 
@@ -21,6 +22,7 @@ struct LossOptions {
   bool per_document = false, json = false;
   std::int64_t length = 0, batch = 4, top_k = 0;
   double scale = 0;
+  DeviceChoice device = DeviceChoice::automatic;
 };
 
 int run_loss(const LossOptions& o) {
@@ -34,7 +36,7 @@ int run_loss(const LossOptions& o) {
     c.moe.score_scale.assign(std::size_t(c.layers), scale);
     c.validate();
   }
-  const LoadedModel loaded(source, float_dtype_named(o.dtype));
+  const LoadedModel loaded(source, float_dtype_named(o.dtype), choose_device(o.device));
   const std::vector<std::filesystem::path> files(o.data.begin(), o.data.end());
   MOE_REQUIRE(o.length <= c.max_positions, "--length ", o.length, " exceeds the model's ",
               c.max_positions, " positions");
@@ -89,6 +91,7 @@ int main(int argc, char** argv) {
         ->check(CLI::PositiveNumber);
     loss->add_option("--scale", o->scale, "Another score scale")->check(CLI::PositiveNumber);
     loss->add_option("--dtype", o->dtype, "f32, bf16 or f64")->capture_default_str();
+    moe::add_device_option(*loss, o->device);
     loss->add_flag("--json", o->json, "One JSON object: tokens, loss, ...");
     return [o] { return moe::run_loss(*o); };
   });

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "app/app.h"
+#include "app/device_choice.h"
 #include "data/tokenizer.h"
 #include "generate/generator.h"
 #include "train/model_source.h"
@@ -16,6 +17,7 @@ struct Options {
   std::string model, prompt, tokenizer, dtype = "f32";
   std::vector<std::int32_t> prompt_ids;
   GenerateOptions generate;
+  DeviceChoice device = DeviceChoice::automatic;
   bool json = false, ignore_eos = false;
 };
 
@@ -39,7 +41,7 @@ int run(const Options& o) {
   if (!o.ignore_eos && source.config.eos_token >= 0)
     options.stop = {std::int32_t(source.config.eos_token)};
 
-  const LoadedModel loaded(source, float_dtype_named(o.dtype));
+  const LoadedModel loaded(source, float_dtype_named(o.dtype), choose_device(o.device));
   const bool streaming = tokenizer && !o.json;
   std::optional<StreamDecoder> decoder;
   const auto print = [](const std::string& text) {
@@ -96,6 +98,7 @@ int main(int argc, char** argv) {
         ->check(CLI::NonNegativeNumber);
     app.add_option("--seed", o->generate.seed, "Of sampling")->capture_default_str();
     app.add_option("--dtype", o->dtype, "f32, bf16 or f64")->capture_default_str();
+    moe::add_device_option(app, o->device);
     app.add_flag("--ignore-eos", o->ignore_eos, "Go on after the end-of-text token");
     app.add_flag("--json", o->json, "One JSON object: prompt_ids, ids, text");
     return [o] { return moe::run(*o); };

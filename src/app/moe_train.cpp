@@ -5,7 +5,9 @@
 #include <memory>
 
 #include "app/app.h"
+#include "app/device_choice.h"
 #include "app/mpi_program.h"
+#include "comm/staged_comm.h"
 #include "comm/watchdog.h"
 #include "core/stop_signal.h"
 #include "train/model_source.h"
@@ -38,11 +40,13 @@ int run(const Options& o, MpiWorld& mpi) {
   for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
   start.threads = set_threads(config.run.threads, mpi.local_ranks());
   start.host = mpi.host();
+  start.device = choose_device(config.run.device, mpi.local_rank());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
   start.selfcheck = o.selfcheck;
   start.stop_requested = stop_signal_came;
   listen_for_stop_signals();
-  const RunEnd end = Trainer(config, start, mpi.world()).run();
+  const std::unique_ptr<Communicator> world = by_way_of_host_memory(mpi.world());
+  const RunEnd end = Trainer(config, start, *world).run();
   if (end == RunEnd::complete) return kExitOk;
   ignore_stop_signals();
   return kExitRequeue;

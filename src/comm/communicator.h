@@ -110,6 +110,8 @@ class MpiWorld {
   Communicator& world() { return *world_; }
   /// Ranks on this host, for the default number of threads per rank.
   int local_ranks() const { return local_ranks_; }
+  /// This rank's number among them.
+  int local_rank() const { return local_rank_; }
   /// Stands for this host: its lowest rank.
   int host() const { return host_; }
   /// Prints "rank R: reason" and ends every process of the job with `exit_code`.
@@ -117,7 +119,7 @@ class MpiWorld {
 
  private:
   std::unique_ptr<Communicator> world_;
-  int local_ranks_ = 1, host_ = 0;
+  int local_ranks_ = 1, local_rank_ = 0, host_ = 0;
 };
 
 }  // namespace moe

@@ -57,6 +57,7 @@ MpiWorld::MpiWorld(int* argc, char*** argv) {
   MPI_Comm host = MPI_COMM_NULL;
   MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
   MPI_CHECK(MPI_Comm_size(host, &local_ranks_));
+  MPI_CHECK(MPI_Comm_rank(host, &local_rank_));
   host_ = world_->rank();
   MPI_CHECK(MPI_Bcast(&host_, 1, MPI_INT, 0, host));
   MPI_CHECK(MPI_Comm_free(&host));

@@ -13,6 +13,7 @@
 #include "config/recompute.h"
 #include "config/router_options.h"
 #include "config/yaml_reader.h"
+#include "core/device.h"
 #include "core/dtype.h"
 
 namespace moe {
@@ -22,6 +23,7 @@ struct TrainConfig {
   struct Run {
     std::string folder;
     std::int64_t seed = 42;
+    DeviceChoice device = DeviceChoice::automatic;
     std::int64_t threads = 0;
     std::int64_t log_every = 1;
     bool overwrite = false;

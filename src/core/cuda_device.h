@@ -15,6 +15,9 @@ bool cuda_available();
 
 namespace cuda {
 
+/// Whether this program was built with CUDA.
+bool built();
+
 /// Why no device can be used here, in one line: built without CUDA, no driver, a driver that is too
 /// old, no device. Empty when one can.
 std::string why_unavailable();

@@ -129,6 +129,8 @@ bool cuda_available() { return cuda::device_count() > 0; }
 
 namespace cuda {
 
+bool built() { return true; }
+
 int device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;

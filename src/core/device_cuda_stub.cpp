@@ -13,6 +13,7 @@ bool cuda_available() { return false; }
 
 namespace cuda {
 
+bool built() { return false; }
 std::string why_unavailable() { return "built without CUDA: configure with `cmake --preset cuda`"; }
 int device_count() { return 0; }
 void use_device(int) { none(); }

@@ -53,11 +53,11 @@ std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config) 
   return {model, with_new_parameters(source.rows, source.config, model, seed)};
 }
 
-LoadedModel::LoadedModel(const ModelSource& source, DType dtype)
+LoadedModel::LoadedModel(const ModelSource& source, DType dtype, Device device)
     : config_(source.config),
       world_(single_rank()),
       grid_(*world_, 1),
-      parameters_(config_, dtype),
+      parameters_(config_, dtype, 0, 1, device),
       transformer_(config_, parameters_, grid_) {
   parameters_.load(source.rows);
 }

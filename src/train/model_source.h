@@ -35,7 +35,7 @@ std::pair<ModelConfig, ParameterRows> starting_point(const TrainConfig& config);
 /// A model of one process, for evaluation and generation.
 class LoadedModel {
  public:
-  LoadedModel(const ModelSource& source, DType dtype);
+  LoadedModel(const ModelSource& source, DType dtype, Device device = Device::cpu);
   const Transformer& model() const { return transformer_; }
   Communicator& world() const { return *world_; }
 

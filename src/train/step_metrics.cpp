@@ -7,7 +7,7 @@
 namespace moe {
 
 StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const ModelConfig& model,
-                       double seconds) {
+                       Device device, double seconds) {
   StepMetrics m;
   m.loss = r.loss;
   for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
@@ -22,9 +22,11 @@ StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const Mod
   m.exposed_comm_by_phase = r.exposed_seconds;
   m.exposed_comm_seconds = 0;
   for (const auto& [phase, waited] : r.exposed_seconds) m.exposed_comm_seconds += waited;
-  const MemoryAccount memory = memory_account();
+  const MemoryAccount memory = memory_account(device);
   for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
     m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];
+  constexpr auto kSnapshot = std::size_t(MemoryKind::snapshot);  // lies in host memory
+  m.memory_bytes[kMemoryKindNames[kSnapshot]] = memory_account().peak[kSnapshot];
   m.memory_bytes["total"] = memory.peak_total;
   return m;
 }

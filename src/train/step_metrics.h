@@ -9,10 +9,10 @@
 
 namespace moe {
 
-/// What a step's result says, as metrics; `seconds`: of the step. Step, tokens, learning rate and
-/// what the guard counts are the caller's to fill in.
+/// What a step's result says, as metrics; `device`: whose memory is meant, `seconds`: of the step.
+/// Step, tokens, learning rate and what the guard counts are the caller's to fill in.
 StepMetrics metrics_of(const StepResult& result, const TrainConfig& config,
-                       const ModelConfig& model, double seconds);
+                       const ModelConfig& model, Device device, double seconds);
 
 /// Floating-point operations of one training step, forward and backward, on activated parameters:
 ///   tokens * (6 * P + 6 * layers * length * heads * head_dim),

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "comm/watchdog.h"
+#include "core/cuda_device.h"
 #include "core/log.h"
 #include "hf/model_folder.h"
 #include "optim/schedule.h"
@@ -31,8 +32,9 @@ std::vector<fs::path> paths(const std::vector<std::string>& files) {
   return {files.begin(), files.end()};
 }
 
-EngineOptions engine_options(const TrainConfig& c) {
+EngineOptions engine_options(const TrainConfig& c, Device device) {
   EngineOptions o;
+  o.device = device;
   o.dtype = c.model.dtype;
   o.seed = std::uint64_t(c.run.seed);
   o.micro_batch = c.batch.micro;
@@ -79,14 +81,14 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
               config_.data.sequence_length, ", beyond the model's ", model.max_positions,
               " positions");
   if (start_.selfcheck) {
-    const SelfcheckResult r =
-        selfcheck(model, engine_options(config_), grid_, weights, config_.data.sequence_length);
+    const SelfcheckResult r = selfcheck(model, engine_options(config_, start_.device), grid_,
+                                        weights, config_.data.sequence_length);
     log_info(
         "selfcheck: {} values and tensors of {} sequences of {} agree with one process; "
         "largest relative difference {:.2g} ({})",
         r.tensors, r.sequences, r.length, r.worst, r.worst_tensor);
   }
-  engine_ = std::make_unique<Engine>(model, engine_options(config_), grid_, weights);
+  engine_ = std::make_unique<Engine>(model, engine_options(config_, start_.device), grid_, weights);
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);
   open_data();
@@ -167,8 +169,9 @@ void Trainer::open_data() {
 void Trainer::print_start() const {
   const ModelConfig& m = engine_->config();
   const ParameterCounts count = count_parameters(m);
-  log_info("{} x {} ranks (expert x data parallel), {} threads each, {}", grid_.ep(), grid_.dp(),
-           start_.threads, name(config_.model.dtype));
+  log_info("{} x {} ranks (expert x data parallel), {} threads each, {} on {}", grid_.ep(),
+           grid_.dp(), start_.threads, name(config_.model.dtype),
+           start_.device == Device::cuda ? cuda::device_name() : "the CPU");
   if (m.is_moe()) {
     log_info("{} layers, hidden {}, {} experts, top-{}: {:.4g} M parameters, {:.4g} M activated",
              m.layers, m.hidden_size, m.moe.experts, m.moe.top_k, double(count.total) / 1e6,
@@ -190,7 +193,7 @@ RunEnd Trainer::run() {
   heartbeat_.beat(progress_.step, "save");
   checkpoints_->finish();
   if (checkpoints_->newest_step() != progress_.step && progress_.step > 0) save();
-  const MemoryAccount memory = memory_account();
+  const MemoryAccount memory = memory_account(start_.device);
   std::string kinds;
   for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
     kinds += fmt::format("{} {:.1f}, ", kMemoryKindNames[k], double(memory.peak[k]) / 1e6);
@@ -235,7 +238,7 @@ void Trainer::train_one_step() {
   // The first step of a process warms caches up; it would distort the time left.
   if (steps_timed_++ > 0) seconds_training_ += seconds;
 
-  StepMetrics metrics = metrics_of(result, config_, engine_->config(), seconds);
+  StepMetrics metrics = metrics_of(result, config_, engine_->config(), start_.device, seconds);
   metrics.step = progress_.step;
   metrics.tokens = progress_.tokens;
   metrics.learning_rate = rate;

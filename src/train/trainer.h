@@ -25,6 +25,7 @@ struct StartOptions {
   /// "none": from the first step; "auto": from the run's newest checkpoint that is whole, or the
   /// first step when there is none; else a checkpoint's folder.
   std::string resume = "none";
+  Device device = Device::cpu;
   int threads = 1;  // per rank, for the record in checkpoints
   int host = 0;     // stands for this rank's host
   /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.

@@ -61,7 +61,8 @@ void load_moments_and_counts(Engine& engine, const CheckpointReader& reader) {
   if (saved)
     reader.read_into({kPreviousCounts, counts.shape(), 0, counts});
   else
-    std::fill_n(counts.data<std::int64_t>(), counts.size(), 1);
+    counts.copy_from(Tensor::of<std::int64_t>(
+        counts.shape(), std::vector<std::int64_t>(std::size_t(counts.size()), 1)));
 }
 
 ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader) {

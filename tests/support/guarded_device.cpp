@@ -103,6 +103,7 @@ bool cuda_available() { return true; }
 
 namespace cuda {
 
+bool built() { return true; }
 std::string why_unavailable() { return ""; }
 int device_count() { return 1; }
 void use_device(int) {}
