@@ -7,8 +7,9 @@
 namespace moe {
 namespace {
 
-void check_host(const char* operation, const Tensor& x) {
-  MOE_CHECK(x.defined() && x.device() == Device::cpu, operation, " needs defined CPU tensors");
+void check_place(const char* operation, const Tensor& x, Device device) {
+  MOE_CHECK(x.defined() && x.device() == device, operation, " needs defined tensors, all on ",
+            name(device));
 }
 
 void check_same_type(const char* operation, const Tensor& out, const Tensor& in) {
@@ -46,15 +47,15 @@ void check_rows(const char* direction, const Tensor& tensor, std::span<const std
 
 }  // namespace
 
-void check_all_reduce(const Tensor& x) {
-  check_host("all_reduce", x);
+void check_all_reduce(const Tensor& x, Device device) {
+  check_place("all_reduce", x, device);
   check_summable("all_reduce", x.dtype());
 }
 
 void check_reduce_scatter(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
-                          const Communicator& group) {
-  check_host("reduce_scatter", out);
-  check_host("reduce_scatter", in);
+                          const Communicator& group, Device device) {
+  check_place("reduce_scatter", out, device);
+  check_place("reduce_scatter", in, device);
   if (in.dtype() != DType::bf16 || out.dtype() != DType::f32)
     check_same_type("reduce_scatter", out, in);
   check_summable("reduce_scatter", in.dtype());
@@ -62,17 +63,17 @@ void check_reduce_scatter(const Tensor& out, const Tensor& in, std::span<const s
 }
 
 void check_all_gather(const Tensor& out, const Tensor& in, std::span<const std::int64_t> parts,
-                      const Communicator& group) {
-  check_host("all_gather", out);
-  check_host("all_gather", in);
+                      const Communicator& group, Device device) {
+  check_place("all_gather", out, device);
+  check_place("all_gather", in, device);
   check_same_type("all_gather", out, in);
   check_parts("all_gather", out, in, parts, group);
 }
 
 void check_all_to_all(const Tensor& out, std::span<const std::int64_t> recv_rows, const Tensor& in,
-                      std::span<const std::int64_t> send_rows, int size) {
-  check_host("all_to_all", out);
-  check_host("all_to_all", in);
+                      std::span<const std::int64_t> send_rows, int size, Device device) {
+  check_place("all_to_all", out, device);
+  check_place("all_to_all", in, device);
   check_same_type("all_to_all", out, in);
   MOE_CHECK(out.cols() == in.cols(), "all_to_all of rows of ", in.cols(), " elements into rows of ",
             out.cols());
@@ -80,8 +81,8 @@ void check_all_to_all(const Tensor& out, std::span<const std::int64_t> recv_rows
   check_rows("receive", out, recv_rows, size);
 }
 
-void check_broadcast(const Tensor& x, int root, int size) {
-  check_host("broadcast", x);
+void check_broadcast(const Tensor& x, int root, int size, Device device) {
+  check_place("broadcast", x, device);
   MOE_CHECK(root >= 0 && root < size, "broadcast from rank ", root, " of ", size);
 }
 

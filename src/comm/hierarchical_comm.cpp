@@ -235,7 +235,10 @@ class HierarchicalComm final : public Communicator {
     return flat().all_gather(out, in, parts);
   }
   Pending all_to_all(Tensor out, std::span<const std::int64_t> recv_rows, Tensor in,
-                     std::span<const std::int64_t> send_rows, RowCounts) override {
+                     std::span<const std::int64_t> send_rows, RowCounts counts) override {
+    // NCCL itself sends by way of the device with the same place on the other host.
+    if (out.device() == Device::cuda)
+      return flat().all_to_all(out, recv_rows, in, send_rows, counts);
     check_all_to_all(out, recv_rows, in, send_rows, size());
     return start_task(std::make_shared<Exchange>(roads_, out, recv_rows, in, send_rows));
   }

@@ -147,6 +147,8 @@ Pending start_task(std::shared_ptr<Task> task) {
   return Pending(std::make_unique<TaskOperation>(std::move(task)));
 }
 
+void watch_task(const std::shared_ptr<Task>& task) { engine().start(task); }
+
 void progress_tasks() { engine().advance(); }
 
 std::size_t unfinished_tasks() { return engine().unfinished(); }

@@ -42,6 +42,8 @@ class Task {
 
 /// From here on the task is moved along. Tasks proceed one at a time, whichever thread moves them.
 Pending start_task(std::shared_ptr<Task> task);
+/// The same for a task that nobody waits for: it only sees what goes on.
+void watch_task(const std::shared_ptr<Task>& task);
 
 /// Moves all tasks of this process along.
 void progress_tasks();
