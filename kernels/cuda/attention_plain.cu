@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/device_math.h"
 #include "kernels/cuda/gpu.h"
 #include "kernels/cuda/vector.h"
@@ -248,38 +248,49 @@ void launch_warps(void (*kernel)(Parameters...), cudaStream_t stream, std::int64
          stream, at, arguments...);
 }
 
+class PlainAttention final : public Attention {
+ public:
+  explicit PlainAttention(cudaStream_t stream) : stream_(stream) {}
+
+  void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
+               const AttentionShape& shape) override {
+    for_float(q.dtype(), [&]<class T>(T) {
+      using A = Acc<T>;
+      const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>();
+      launch_warps<A>(
+          attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length, shape,
+          2, 1, A(1 / std::sqrt(double(shape.head_dim))),
+          aligned(pk) && shape.head_dim % kWidth<T> == 0, out.data<T>(), lse.data<A>(), pq, pk, pv);
+    });
+  }
+
+  void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
+                const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                const AttentionShape& shape) override {
+    const Tensor deltas = empty_like(lse);
+    for_float(q.dtype(), [&]<class T>(T) {
+      using A = Acc<T>;
+      const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>(), *pdout = dout.data<T>();
+      const A* plse = lse.data<A>();
+      const A scale = A(1 / std::sqrt(double(shape.head_dim)));
+      const bool whole = aligned(pq, pk, pv, pdout) && shape.head_dim % kWidth<T> == 0;
+      launch_warps<A>(attention_dq_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length,
+                      shape, 3, 1, scale, whole, dq.data<T>(), deltas.data<A>(), pdout, pq, pk, pv,
+                      out.data<T>(), plse);
+      launch_warps<A>(attention_dkv_kernel<T>, stream_,
+                      shape.batch * shape.kv_heads * shape.kv_length, shape, 4, 2, scale, whole,
+                      dk.data<T>(), dv.data<T>(), pdout, pq, pk, pv, plse, deltas.data<A>());
+    });
+  }
+
+ private:
+  cudaStream_t stream_;
+};
+
 }  // namespace
 
-void CudaBackend::attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
-                                    const Tensor& v, const AttentionShape& shape) {
-  for_float(q.dtype(), [&]<class T>(T) {
-    using A = Acc<T>;
-    const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>();
-    launch_warps<A>(
-        attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length, shape, 2,
-        1, A(1 / std::sqrt(double(shape.head_dim))), aligned(pk) && shape.head_dim % kWidth<T> == 0,
-        out.data<T>(), lse.data<A>(), pq, pk, pv);
-  });
-}
-
-void CudaBackend::attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,
-                                     const Tensor& q, const Tensor& k, const Tensor& v,
-                                     const Tensor& out, const Tensor& lse,
-                                     const AttentionShape& shape) {
-  const Tensor deltas = empty_like(lse);
-  for_float(q.dtype(), [&]<class T>(T) {
-    using A = Acc<T>;
-    const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>(), *pdout = dout.data<T>();
-    const A* plse = lse.data<A>();
-    const A scale = A(1 / std::sqrt(double(shape.head_dim)));
-    const bool whole = aligned(pq, pk, pv, pdout) && shape.head_dim % kWidth<T> == 0;
-    launch_warps<A>(attention_dq_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length,
-                    shape, 3, 1, scale, whole, dq.data<T>(), deltas.data<A>(), pdout, pq, pk, pv,
-                    out.data<T>(), plse);
-    launch_warps<A>(attention_dkv_kernel<T>, stream_,
-                    shape.batch * shape.kv_heads * shape.kv_length, shape, 4, 2, scale, whole,
-                    dk.data<T>(), dv.data<T>(), pdout, pq, pk, pv, plse, deltas.data<A>());
-  });
+std::unique_ptr<Attention> plain_attention(CUstream_st* stream) {
+  return std::make_unique<PlainAttention>(stream);
 }
 
 }  // namespace moe

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/products.h"
 
 namespace moe {
@@ -15,8 +16,9 @@ namespace moe {
 /// floats.
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(std::unique_ptr<Products> products, CUstream_st* stream = nullptr)
-      : products_(std::move(products)), stream_(stream) {}
+  CudaBackend(std::unique_ptr<Products> products, std::unique_ptr<Attention> attention,
+              CUstream_st* stream = nullptr)
+      : products_(std::move(products)), attention_(std::move(attention)), stream_(stream) {}
 
   // elementwise
   void fill(Tensor& x, double value) override;
@@ -117,6 +119,7 @@ class CudaBackend final : public Backend {
 
  private:
   std::unique_ptr<Products> products_;
+  std::unique_ptr<Attention> attention_;
   CUstream_st* stream_;
 };
 

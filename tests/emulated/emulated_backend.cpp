@@ -9,7 +9,7 @@
 namespace moe::test {
 
 Backend& tested_backend() {
-  static CudaBackend backend(plain_products(nullptr));
+  static CudaBackend backend(plain_products(nullptr), plain_attention(nullptr));
   return backend;
 }
 

@@ -132,7 +132,7 @@ void mark_phase(const char*) {}
 }  // namespace cuda
 
 Backend& cuda_backend() {
-  static CudaBackend backend(plain_products(nullptr));
+  static CudaBackend backend(plain_products(nullptr), plain_attention(nullptr));
   emulator::set_memory_guard([](bool open) { open ? memory().open() : memory().close(); });
   return backend;
 }
