@@ -108,10 +108,10 @@ std::int64_t divisor_up_to(std::int64_t n, std::int64_t limit) {
 
 }  // namespace
 
-AttentionPart backward_part(const AttentionShape& shape) {
+AttentionPart backward_part(const AttentionShape& shape, std::int64_t score_bytes) {
   AttentionPart part{shape, shape.heads, shape.kv_heads};
   const std::int64_t heads =
-      kMaxScoreBytes / std::max<std::int64_t>(2 * shape.q_length * shape.kv_length, 1);
+      score_bytes / std::max<std::int64_t>(2 * shape.q_length * shape.kv_length, 1);
   if (heads >= shape.heads) {
     part.shape.batch = divisor_up_to(shape.batch, heads / shape.heads);
   } else {

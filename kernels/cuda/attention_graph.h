@@ -15,11 +15,10 @@ struct AttentionPart {
   std::int64_t row_heads, row_kv_heads;
 };
 
-/// The largest part of `shape` whose scores, as bf16 numbers, take up to kMaxScoreBytes: whole
+/// The largest part of `shape` whose scores, as bf16 numbers, take up to score_bytes: whole
 /// sequences or, where one is too large, whole groups of heads of one sequence, one at least. It
 /// divides the batch (the heads) evenly.
-AttentionPart backward_part(const AttentionShape& shape);
-inline constexpr std::int64_t kMaxScoreBytes = std::int64_t{1} << 30;
+AttentionPart backward_part(const AttentionShape& shape, std::int64_t score_bytes);
 
 /// Backend::attention_forward in bf16 in the form that cuDNN knows as attention, for q_length =
 /// kv_length. Arguments in this order: q, k, v, out, lse. lse is [batch, heads, q_length] of the

@@ -26,8 +26,9 @@ struct PlanKey {
 
 class CudnnAttention final : public Attention {
  public:
-  CudnnAttention(const CudnnTarget& target, std::unique_ptr<Attention> others)
-      : target_(target), others_(std::move(others)) {}
+  CudnnAttention(const CudnnTarget& target, std::unique_ptr<Attention> others,
+                 std::int64_t score_bytes)
+      : target_(target), others_(std::move(others)), score_bytes_(score_bytes) {}
 
   void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
                const AttentionShape& shape) override {
@@ -43,7 +44,7 @@ class CudnnAttention final : public Attention {
   void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                 const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                 const AttentionShape& shape) override {
-    const AttentionPart part = backward_part(shape);
+    const AttentionPart part = backward_part(shape, score_bytes_);
     const CudnnPlan* plan = plan_for(true, shape, part, q.dtype());
     if (plan == nullptr) return others_->backward(dq, dk, dv, dout, q, k, v, out, lse, shape);
     const std::shared_ptr<std::byte> workspace = allocate(q.device(), plan->workspace_bytes());
@@ -101,6 +102,7 @@ class CudnnAttention final : public Attention {
 
   const CudnnTarget target_;
   const std::unique_ptr<Attention> others_;
+  const std::int64_t score_bytes_;
   std::map<PlanKey, std::unique_ptr<CudnnPlan>> plans_;  // null where cuDNN has none
   std::set<std::string> said_;
 };
@@ -121,8 +123,9 @@ std::string why_not_cudnn(const AttentionShape& s, DType dtype, int capability) 
 }
 
 std::unique_ptr<Attention> cudnn_attention(const CudnnTarget& target,
-                                           std::unique_ptr<Attention> others) {
-  return std::make_unique<CudnnAttention>(target, std::move(others));
+                                           std::unique_ptr<Attention> others,
+                                           std::int64_t score_bytes) {
+  return std::make_unique<CudnnAttention>(target, std::move(others), score_bytes);
 }
 
 }  // namespace moe

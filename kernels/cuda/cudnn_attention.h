@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -16,6 +17,9 @@ namespace moe {
 /// else, so the same call always takes the same kernels.
 std::string why_not_cudnn(const AttentionShape& shape, DType dtype, int capability);
 
+/// What the backward pass of a part may take for its scores: 32 heads of 4096 tokens.
+inline constexpr std::int64_t kMaxScoreBytes = std::int64_t{1} << 30;
+
 /// By cuDNN's fused kernels where why_not_cudnn() has no objection and cuDNN has a plan, else by
 /// `others`; the log says once for each reason that bf16 goes to these. Plans are made once for
 /// each shape and kept. Forward needs next to no memory; backward runs in parts (backward_part)
@@ -23,6 +27,7 @@ std::string why_not_cudnn(const AttentionShape& shape, DType dtype, int capabili
 /// run to run otherwise. Packed documents will come as they come to cuDNN: sequence lengths and
 /// ragged offsets as further arguments of the graph.
 std::unique_ptr<Attention> cudnn_attention(const CudnnTarget& target,
-                                           std::unique_ptr<Attention> others);
+                                           std::unique_ptr<Attention> others,
+                                           std::int64_t score_bytes = kMaxScoreBytes);
 
 }  // namespace moe
