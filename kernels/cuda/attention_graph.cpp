@@ -101,7 +101,7 @@ class Builder {
 
 /// The largest divisor of n that is at most `limit`, 1 at least.
 std::int64_t divisor_up_to(std::int64_t n, std::int64_t limit) {
-  std::int64_t d = std::clamp<std::int64_t>(limit, 1, n);
+  std::int64_t d = std::max<std::int64_t>(std::min(limit, n), 1);
   while (n % d != 0) --d;
   return d;
 }

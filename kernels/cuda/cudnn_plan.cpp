@@ -308,7 +308,7 @@ std::unique_ptr<CudnnPlan> CudnnPlan::make(const TensorGraph& graph, const Cudnn
       parts->ids.push_back(id_of(int(i)));
       if (place == TensorGraph::Place::constant) parts->constants.push_back(float(value.number));
     }
-  refusal = "it proposes no kernel that repeats to the bit";
+  refusal = "it proposes no kernel";
   try {
     const Descriptor* device = nullptr;
     if (target.handle == nullptr) {

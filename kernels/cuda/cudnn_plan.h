@@ -14,9 +14,10 @@ namespace moe {
 /// A kernel of cuDNN's for a graph.
 class CudnnPlan {
  public:
-  /// The first of the kernels which cuDNN proposes that is not noted as one whose results vary.
-  /// Null when there is none: `refusal` then says why. Takes up to a second. Throws Error when
-  /// cuDNN fails in any other way.
+  /// The first of the kernels which cuDNN proposes that does not carry its note for results that
+  /// vary. (Kernels of attention never carry it: there the form of the graph decides.) Null when
+  /// there is none: `refusal` then says why. Takes up to a second. Throws Error when cuDNN fails in
+  /// any other way.
   static std::unique_ptr<CudnnPlan> make(const TensorGraph& graph, const CudnnTarget& target,
                                          std::string& refusal);
   ~CudnnPlan();
