@@ -7,7 +7,8 @@
 #include "app/app.h"
 #include "app/device_choice.h"
 #include "app/mpi_program.h"
-#include "comm/staged_comm.h"
+#include "comm/devices.h"
+#include "comm/transport.h"
 #include "comm/watchdog.h"
 #include "core/stop_signal.h"
 #include "train/model_source.h"
@@ -40,12 +41,14 @@ int run(const Options& o, MpiWorld& mpi) {
   for (const std::string& fault : o.inject) start.faults.push_back(parse_fault(fault));
   start.threads = set_threads(config.run.threads, mpi.local_ranks());
   start.host = mpi.host();
+  if (config.run.device != DeviceChoice::cpu) check_devices(mpi.world());
   start.device = choose_device(config.run.device, mpi.local_rank());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
   start.selfcheck = o.selfcheck;
   start.stop_requested = stop_signal_came;
   listen_for_stop_signals();
-  const std::unique_ptr<Communicator> world = by_way_of_host_memory(mpi.world());
+  const std::unique_ptr<Communicator> world =
+      for_device(mpi.world(), start.device, config.parallel.transport);
   const RunEnd end = Trainer(config, start, *world).run();
   if (end == RunEnd::complete) return kExitOk;
   ignore_stop_signals();

@@ -144,9 +144,6 @@ void nccl_exchange(const NcclCall& call, const Tensor& out, std::span<const Shar
   const auto rows = [](const Tensor& x, const Share& s) { return x.slice(s.first, s.count); };
   const auto self = std::size_t(call.rank);
   const Tensor to = rows(out, received[self]), from = rows(in, sent[self]);
-  if (to.nbytes() > 0)
-    CUDA_CHECK(
-        cudaMemcpyAsync(to.bytes(), from.bytes(), to.nbytes(), cudaMemcpyDeviceToDevice, stream));
   // Sender and receiver leave out the same: nothing.
   in_one_kernel([&] {
     for (int p = 0; p < call.size; ++p) {
@@ -159,6 +156,9 @@ void nccl_exchange(const NcclCall& call, const Tensor& out, std::span<const Shar
         NCCL_CHECK(ncclRecv(arriving.bytes(), arriving.nbytes(), kBytes, p, call.comm, stream));
     }
   });
+  if (to.nbytes() > 0)
+    CUDA_CHECK(
+        cudaMemcpyAsync(to.bytes(), from.bytes(), to.nbytes(), cudaMemcpyDeviceToDevice, stream));
 }
 
 void nccl_broadcast(const NcclCall& call, const Tensor& x, int root) {

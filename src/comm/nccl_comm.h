@@ -8,6 +8,8 @@
 
 namespace moe {
 
+bool nccl_built();
+
 /// Of each link, what parts of sums pass through on the device: large ones go in pieces.
 inline constexpr std::int64_t kNcclScratchBytes = std::int64_t{64} << 20;
 

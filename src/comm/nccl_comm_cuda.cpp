@@ -206,6 +206,8 @@ void check_versions(Communicator& host) {
 
 }  // namespace
 
+bool nccl_built() { return true; }
+
 std::unique_ptr<Communicator> nccl_communicator(Communicator& host_group,
                                                 std::int64_t scratch_bytes) {
   check_devices(host_group);
@@ -213,8 +215,8 @@ std::unique_ptr<Communicator> nccl_communicator(Communicator& host_group,
   check_versions(host_group);
   const std::string shared = shared_device(host_group);
   MOE_REQUIRE(shared.empty(), shared,
-              ", which NCCL does not allow: start one rank per GPU, or let the ranks talk by way "
-              "of host memory");
+              ", which NCCL does not allow: start one rank per GPU, or set parallel.transport: "
+              "host");
   std::vector<int> ranks(std::size_t(host_group.size()));
   std::iota(ranks.begin(), ranks.end(), 0);
   return std::make_unique<NcclComm>(std::make_shared<NcclLinks>(host_group.rank(), scratch_bytes),

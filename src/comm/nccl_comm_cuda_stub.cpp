@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/nccl_comm.h"
-#include "core/cuda_device.h"
 
 namespace moe {
 
+bool nccl_built() { return false; }
+
 std::unique_ptr<Communicator> nccl_communicator(Communicator&, std::int64_t) {
-  throw Error(cuda::why_unavailable());
+  throw Error("built without NCCL: configure with `cmake --preset cuda`");
 }
 
 }  // namespace moe

@@ -118,6 +118,12 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
        "them; auto: the latter with several ranks on each of several hosts"},
       {"ranks_per_host", &c.exchange.ranks_per_host,
        "ranks that all_to_all takes for those of one host, in order; 0: as MPI finds"},
+      {"transport",
+       config_choice(
+           c.transport,
+           {{"auto", Transport::automatic}, {"nccl", Transport::nccl}, {"host", Transport::host}}),
+       "road of tensors on CUDA devices: NCCL, or MPI by way of host memory; auto: NCCL where each "
+       "rank has a device of its own"},
       {"bucket_mb", &c.bucket_mb,
        "gradients that leave together, MB for each rank that shares them"},
       {"zero", &c.zero,

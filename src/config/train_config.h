@@ -12,6 +12,7 @@
 #include "config/model_config.h"
 #include "config/recompute.h"
 #include "config/router_options.h"
+#include "config/transport.h"
 #include "config/yaml_reader.h"
 #include "core/device.h"
 #include "core/dtype.h"
@@ -68,6 +69,7 @@ struct TrainConfig {
   struct Parallel {
     std::int64_t expert = 1;
     ExchangeOptions exchange;
+    Transport transport = Transport::automatic;
     double bucket_mb = 2;
     bool zero = true;
     DType gradient_dtype = DType::f32;

@@ -12,6 +12,7 @@
 #include "comm/devices.h"
 #include "comm/nccl/fake_device.h"
 #include "comm/nccl/fake_nccl.h"
+#include "comm/transport.h"
 #include "core/cuda_device.h"
 
 namespace moe {
@@ -300,6 +301,35 @@ TEST(NcclBadInput, AStartThatFailsSaysWhereToLook) {
         AllOf(HasSubstr("unhandled system error (words of the fake)"), HasSubstr("NCCL_DEBUG")));
   });
   fake::refuse_start(false);
+}
+
+TEST(Transport, IsNcclWhereEachRankHasADeviceAndElseHostMemory) {
+  for (const bool shared : {false, true})
+    for (const Transport choice : {Transport::automatic, Transport::host})
+      run_ranks(2, [&](Communicator& hosts) {
+        fake::use_device(hosts.rank());
+        if (shared) fake::set_bus_id("0000:00:00.0");
+        const int before = fake::open_communicators();
+        hosts.barrier().wait();
+        const auto group = for_device(hosts, Device::cuda, choice);
+        const Tensor x = ones(10);
+        group->all_reduce(x, ReduceOp::sum).wait();
+        EXPECT_EQ(x.to(Device::cpu).data<float>()[9], 2.f);
+        hosts.barrier().wait();
+        EXPECT_EQ(fake::open_communicators() > before, !shared && choice != Transport::host);
+        hosts.barrier().wait();
+      });
+}
+
+TEST(Transport, NcclThatIsAskedForRefusesASharedDevice) {
+  run_ranks(2, [](Communicator& hosts) {
+    fake::use_device(hosts.rank());
+    fake::set_bus_id("0000:00:00.0");
+    EXPECT_THAT(checks::error_of([&] { for_device(hosts, Device::cuda, Transport::nccl); }),
+                AllOf(HasSubstr("ranks 0 and 1"), HasSubstr("set parallel.transport: host")));
+    EXPECT_THAT(checks::error_of([&] { for_device(hosts, Device::cpu, Transport::nccl); }),
+                HasSubstr("set run.device to cuda"));
+  });
 }
 
 TEST(Devices, OfRanksThatAllSeeNoneAreFine) {
