@@ -4,13 +4,16 @@
 #
 #   tests/run.sh [--preset cpu|asan|tsan|cuda] [LABEL...]
 #
-# LABEL: unit, emulated, mpi, e2e, slow, cluster; none given: all but cluster (which needs root and
-# makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true, which
-# has little time, the label slow is left out unless it is named.
+# LABEL: unit, emulated, mpi, e2e, slow, gpu, cluster; none given: all but cluster (which needs root
+# and makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true,
+# which has little time, the label slow is left out unless it is named, and warnings are errors.
+#
+# With neither --preset nor LABEL, and nvcc 13 on PATH or in /usr/local/cuda: then builds the preset
+# cuda too, with its own tests alone; those that need a GPU skip where there is none.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-preset=cpu
+preset=
 labels=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -21,7 +24,7 @@ while [ $# -gt 0 ]; do
       ;;
     unit | emulated | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
     -h | --help)
-      sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -34,11 +37,11 @@ done
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMP_WAIT_POLICY=passive  # threads that spin are many times slower beside other work
-if command -v ccache > /dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 
 launch/packages.sh build tests
-cmake --preset "$preset"
-cmake --build --preset "$preset" -j "$(nproc)"
+if command -v ccache > /dev/null; then
+  export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+fi
 
 filter=()
 if [ ${#labels[@]} -gt 0 ]; then
@@ -48,4 +51,20 @@ elif [ "${CI:-}" = true ]; then
 else
   filter=(-LE '^cluster$')
 fi
-exec ctest --preset "$preset" --no-tests=error -j "$(nproc)" "${filter[@]}"
+options=()
+if [ "${CI:-}" = true ]; then options=(-DMOE_WERROR=ON); fi
+
+# run_tests PRESET [CMAKE_OPTION...]
+run_tests() {
+  cmake --preset "$@" "${options[@]}"
+  cmake --build --preset "$1" -j "$(nproc)"
+  ctest --preset "$1" --no-tests=error -j "$(nproc)" "${filter[@]}"
+}
+
+run_tests "${preset:-cpu}"
+if [ -z "$preset" ] && [ ${#labels[@]} -eq 0 ]; then
+  PATH=$PATH:/usr/local/cuda/bin
+  if nvcc --version 2> /dev/null | grep -q 'release 13'; then
+    run_tests cuda -DMOE_CPU_TESTS=OFF -DMOE_BENCHMARKS=OFF
+  fi
+fi

@@ -12,7 +12,7 @@
 namespace moe {
 namespace {
 
-constexpr unsigned kMaxWarps = 4;  // of a block
+constexpr unsigned kMaxWarps = 8;  // of a block
 
 // AttentionShape and what follows from it. Indices of elements may pass 2^31, all else is an int.
 struct Layout {

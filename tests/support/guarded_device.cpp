@@ -20,6 +20,7 @@ namespace moe {
 namespace {
 
 constexpr std::size_t kBytes = std::size_t{1} << 30, kAlignment = 256;
+constexpr std::size_t kPage = 4096, kLarge = std::size_t{1} << 20;
 
 class GuardedMemory {
  public:
@@ -52,7 +53,9 @@ class GuardedMemory {
   void give(std::byte* block) {
     std::lock_guard lock(mutex_);
     const auto taken = taken_.find(block);
-    free_[taken->second].push_back(block);
+    const std::size_t size = taken->second;
+    if (size >= kLarge) drop_pages(static_cast<std::size_t>(block - base_), size);
+    free_[size].push_back(block);
     taken_.erase(taken);
   }
   std::int64_t reserved() {
@@ -76,6 +79,11 @@ class GuardedMemory {
     }
     taken_[block] = size;
     return block;
+  }
+  // Every change of protection goes through all pages that are there.
+  void drop_pages(std::size_t offset, std::size_t size) {
+    const std::size_t first = (offset + kPage - 1) / kPage * kPage;
+    madvise(base_ + first, (offset + size) / kPage * kPage - first, MADV_DONTNEED);
   }
   void protect(int access) { MOE_CHECK(mprotect(base_, kBytes, access) == 0, "mprotect"); }
 
