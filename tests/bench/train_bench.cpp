@@ -15,6 +15,7 @@
 #include "bench_model.h"
 #include "bench_support.h"
 #include "kernels/backend.h"
+#include "layer_pass.h"
 #include "train/step_metrics.h"
 
 namespace moe {
@@ -97,31 +98,15 @@ void bench_layer(int rounds) {
   const Tensor x = random_matrix(sequences * length, 512),
                dy = random_matrix(sequences * length, 512);
   const std::vector<std::int64_t> ids = {0, 1, 2, 3};
-  ForwardContext context;
-  context.sequences = sequences;
-  context.length = length;
-  context.sequence_tokens.assign(std::size_t(sequences), length);
-  context.training = true;
-  context.sequence_ids = ids;
-  context.inverse_routed = 1.0 / double(sequences * length);
-  const auto run = [&](const std::function<FfnOutput(const Variable&)>& layer) {
-    Tape tape;
-    const FfnOutput out = layer(Variable::leaf(x));
-    std::vector<Variable> outputs = {out.y};
-    std::vector<Tensor> grads = {dy};
-    if (out.loss.value.defined()) {
-      outputs.push_back(out.loss);
-      grads.push_back(Tensor::of<float>({1}, {1}));
-    }
-    tape.backward(outputs, grads);
-  };
+  const ForwardContext context = layer_context(ids, length);
   std::vector<double> moe_seconds, dense_seconds, ratio;
   for (int r = 0; r < 3 * rounds + 3; ++r) {
     for (ParameterStore* store : {&moe_store, &dense_store})
       for (Parameter& p : store->all()) p.variable.slot->grad = {};
-    const double d = seconds_of([&] { run([&](const Variable& v) { return ffn.forward(v); }); });
-    const double m =
-        seconds_of([&] { run([&](const Variable& v) { return experts.forward(v, context); }); });
+    const double d =
+        seconds_of([&] { layer_pass([&](const Variable& v) { return ffn.forward(v); }, x, dy); });
+    const double m = seconds_of(
+        [&] { layer_pass([&](const Variable& v) { return experts.forward(v, context); }, x, dy); });
     if (r < 3) continue;
     moe_seconds.push_back(m);
     dense_seconds.push_back(d);
