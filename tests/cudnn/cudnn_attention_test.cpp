@@ -5,19 +5,17 @@
 #include "kernels/cuda/cudnn_attention.h"
 
 #include <cudnn.h>
-#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <string>
 #include <vector>
 
 #include "cudnn/described_device.h"
+#include "cudnn/recorded_graph.h"
 #include "kernels/cuda/attention_graph.h"
 #include "kernels/cuda/cudnn_plan.h"
-#include "support/graph_interpreter.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -27,14 +25,6 @@ using namespace test;
 using ::testing::HasSubstr;
 
 constexpr int kHopper = 90;
-
-/// What cudnnBackendExecute computes here, with the memory that it was given last.
-struct Stand {
-  TensorGraph forward, backward;
-  int forwards = 0, backwards = 0;
-  std::vector<std::int64_t> ids;
-  std::vector<void*> pointers;
-} stand;
 
 std::string description(const AttentionShape& s) {
   return str("batch ", s.batch, " length ", s.q_length, " heads ", s.heads, "/", s.kv_heads, " of ",
@@ -216,7 +206,7 @@ TEST(CudnnAttention, LeavesWhatHasNoPlanToOthers) {
   EXPECT_EQ(calls, 4);
 }
 
-TEST(CudnnAttention, GivesItsKernelsTheRightMemory) {
+TEST(CudnnAttention, TellsCudnnToComputeAttention) {
   const std::int64_t head_bytes = 2 * 64 * 64;
   struct Case {
     AttentionShape shape;
@@ -228,20 +218,14 @@ TEST(CudnnAttention, GivesItsKernelsTheRightMemory) {
                         Case{{2, 64, 64, 4, 2, 8}, 2 * head_bytes, 4},
                         Case{{1, 64, 64, 6, 6, 16}, 3 * head_bytes, 2}}) {
     SCOPED_TRACE(str(description(c.shape), " in ", c.parts, " parts"));
-    stand = {attention_forward_graph({c.shape, c.shape.heads, c.shape.kv_heads}),
-             attention_backward_graph(backward_part(c.shape, c.score_bytes)),
-             0,
-             0,
-             {},
-             {}};
+    executed_graphs().clear();
     int calls = 0;
     const auto attention =
         cudnn_attention(described_device(kHopper), std::make_unique<Others>(calls), c.score_bytes);
     Tensors t(c.shape, DType::bf16), expected(c.shape, DType::bf16);
     t.run(*attention, c.shape);
     EXPECT_EQ(calls, 0);
-    EXPECT_EQ(stand.forwards, 1);
-    EXPECT_EQ(stand.backwards, c.parts);
+    EXPECT_EQ(std::int64_t(executed_graphs().size()), 1 + c.parts);
     cpu_backend().attention_forward(expected.out, expected.lse, t.q, t.k, t.v, c.shape);
     cpu_backend().attention_backward(expected.dq, expected.dk, expected.dv, t.dout, t.q, t.k, t.v,
                                      expected.out, expected.lse, c.shape);
@@ -256,49 +240,3 @@ TEST(CudnnAttention, GivesItsKernelsTheRightMemory) {
 
 }  // namespace
 }  // namespace moe
-
-// These two take the place of cuDNN's own. A plan is given its memory as the attributes of a
-// descriptor that tells nobody what it holds; so they are written down on the way.
-
-cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor,
-                                       cudnnBackendAttributeName_t name,
-                                       cudnnBackendAttributeType_t type, std::int64_t count,
-                                       const void* items) {
-  if (name == CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS)
-    moe::stand.ids.assign(static_cast<const std::int64_t*>(items),
-                          static_cast<const std::int64_t*>(items) + count);
-  if (name == CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS)
-    moe::stand.pointers.assign(static_cast<void* const*>(items),
-                               static_cast<void* const*>(items) + count);
-  static const auto real =
-      reinterpret_cast<decltype(&cudnnBackendSetAttribute)>(dlsym(RTLD_NEXT, __func__));
-  return real(descriptor, name, type, count, items);
-}
-
-/// Computes the graph by hand.
-cudnnStatus_t cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t,
-                                  cudnnBackendDescriptor_t) {
-  using moe::TensorGraph;
-  const std::vector<std::int64_t>& ids = moe::stand.ids;
-  EXPECT_EQ(ids.size(), moe::stand.pointers.size());
-  const bool is_forward = ids.size() < 10;
-  ++(is_forward ? moe::stand.forwards : moe::stand.backwards);
-  const TensorGraph& graph = is_forward ? moe::stand.forward : moe::stand.backward;
-  std::vector<void*> arguments;
-  for (std::size_t v = 0; v < graph.values.size(); ++v) {
-    const TensorGraph::Value& value = graph.values[v];
-    if (value.place == TensorGraph::Place::inner) continue;
-    const auto id = std::find(ids.begin(), ids.end(), std::int64_t(v) + 1);
-    if (id == ids.end()) {
-      ADD_FAILURE() << "no memory for " << value.name;
-      return CUDNN_STATUS_BAD_PARAM;
-    }
-    void* const memory = moe::stand.pointers[std::size_t(id - ids.begin())];
-    if (value.place == TensorGraph::Place::argument)
-      arguments.push_back(memory);
-    else
-      EXPECT_EQ(*static_cast<float*>(memory), float(value.number)) << value.name;
-  }
-  moe::test::interpret(graph, arguments, moe::test::ArgumentTypes::own);
-  return CUDNN_STATUS_SUCCESS;
-}
