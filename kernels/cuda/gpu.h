@@ -34,9 +34,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
   CUDA_CHECK(cudaGetLastError());
 #else
-  static_cast<void>(stream);
-  emulator::run_grid(grid, block, shared_bytes,
-                     [&] { kernel(static_cast<Parameters>(arguments)...); });
+  emulator::run_on_stream(stream, [=, ... parameters = static_cast<Parameters>(arguments)] {
+    emulator::run_grid(grid, block, shared_bytes, [&] { kernel(parameters...); });
+  });
 #endif
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/cuda_device.h"
 #include "emulated/tested_backend.h"
 #include "support/tensor_tools.h"
 
@@ -14,6 +15,9 @@ namespace moe {
 namespace {
 
 using namespace test;
+
+/// Where the tensors come and go.
+CUstream_st* stream() { return tested_device() == Device::cuda ? cuda::compute_stream() : nullptr; }
 
 template <class Out, class In>
 std::vector<Out> expected_sums(const std::vector<Tensor>& summands) {
@@ -50,7 +54,7 @@ void expect_sums(const std::vector<Tensor>& summands, std::int64_t stride) {
         const Tensor x = elsewhere.defined() ? elsewhere.clone() : elsewhere;
         const Tensor there = x.defined() ? x.to(tested_device()) : x;
         const Tensor out = in_place ? there : poisoned({size}, dtype_of<Out>).to(tested_device());
-        sum_on_stream(nullptr, out, there, own, rows.to(tested_device()), count);
+        sum_on_stream(stream(), out, there, own, rows.to(tested_device()), count);
         const Tensor result = out.to(Device::cpu);
         EXPECT_EQ(std::memcmp(result.bytes(), expected.data(), result.nbytes()), 0);
       });
@@ -81,7 +85,7 @@ TEST(CudaOrderedSum, AddsFromLeftToRightToTheBit) {
 
 TEST(CudaOrderedSum, OfNothingIsNothing) {
   const Tensor none = Tensor::empty({0}, DType::f32).to(tested_device());
-  sum_on_stream(nullptr, none, none, 0, {}, 1);
+  sum_on_stream(stream(), none, none, 0, {}, 1);
 }
 
 }  // namespace

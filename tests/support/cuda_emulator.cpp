@@ -2,6 +2,7 @@
 #include "support/cuda_emulator.h"
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -33,6 +34,7 @@ std::uint64_t order_seed = 1;
 
 std::mutex one_grid;  // at a time, whoever launches it
 void (*memory_guard)(bool open) = nullptr;
+std::atomic<StreamRunner> stream_runner{nullptr};
 
 struct OpenMemory {
   OpenMemory() {
@@ -231,6 +233,13 @@ void set_order(Order order, std::uint64_t seed) {
 }
 
 void set_memory_guard(void (*guard)(bool open)) { memory_guard = guard; }
+
+void set_stream_runner(StreamRunner runner) { stream_runner = runner; }
+
+void run_on_stream(CUstream_st* stream, std::function<void()> work) {
+  const StreamRunner runner = stream_runner;
+  runner != nullptr ? runner(stream, std::move(work)) : work();
+}
 
 void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
   const std::uint64_t count = std::uint64_t(size.x) * size.y * size.z;

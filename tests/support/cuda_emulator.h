@@ -34,6 +34,12 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std::functi
 /// alone. None at first.
 void set_memory_guard(void (*guard)(bool open));
 
+/// Runs work that was given to a stream: at once, unless somebody else has been asked to, who may
+/// do so later and on another thread.
+void run_on_stream(CUstream_st* stream, std::function<void()> work);
+using StreamRunner = void (*)(CUstream_st* stream, std::function<void()> work);
+void set_stream_runner(StreamRunner runner);
+
 // ---- what the functions of CUDA below are made of ----------------------------------------------
 
 void* dynamic_shared_memory();

@@ -17,11 +17,8 @@
 #include <thread>
 #include <vector>
 
-#include "comm/ordered_sum.h"
 #include "core/cuda_device.h"
 #include "core/error.h"
-#include "kernels/backend.h"
-#include "kernels/cuda/ordered_sum.h"
 
 namespace {
 
@@ -131,6 +128,7 @@ FakeDevice& device() {
 namespace fake {
 
 void use_device(int rank) {
+  run_kernels_on_streams();
   current = &machine().devices.at(std::size_t(rank));
   current->rank = rank;
   current->count = int(machine().devices.size());
@@ -214,24 +212,6 @@ void fill_zero(void* dst, std::size_t bytes) {
 void mark_phase(const char*) {}
 
 }  // namespace cuda
-
-Backend& cuda_backend() { throw Error("the fake device has no kernels"); }
-
-/// The kernel's twin of the host, in the order of the stream.
-void sum_on_stream(CUstream_st* stream, const Tensor& out, const Tensor& own, int own_number,
-                   const Tensor& others, int summands) {
-  // Without the tensors' memory: queued work keeps nothing alive.
-  const auto view = [](const Tensor& x) {
-    const std::shared_ptr<std::byte> owner(x.bytes(), [](std::byte*) {});
-    return Tensor::wrap(owner, {x.size()}, x.dtype());
-  };
-  std::vector<Tensor> rows;
-  for (int p = 0; p < summands; ++p) {
-    const int row = own.defined() && p > own_number ? p - 1 : p;
-    rows.push_back(own.defined() && p == own_number ? view(own) : view(others.slice(row, 1)));
-  }
-  fake::enqueue(stream, [to = view(out), rows] { sum_in_order(to, rows); });
-}
 
 }  // namespace moe
 

@@ -22,6 +22,9 @@ int device_of_thread();
 void set_bus_id(const std::string& id);
 void set_device_count(int count);
 
+/// Kernels, which run in the emulator, are work of their stream from here on.
+void run_kernels_on_streams();
+
 /// Puts work onto a stream.
 void enqueue(CUstream_st* stream, std::function<void()> work);
 

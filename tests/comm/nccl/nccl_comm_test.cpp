@@ -200,6 +200,35 @@ TEST(NcclComm, RowsPassGradientsThatAreUnderWay) {
   });
 }
 
+/// An exception lets go of a collective that is under way, and of its tensor: whoever gets that
+/// memory next comes behind the collective.
+TEST(NcclComm, MemoryOfACollectiveThatNobodyWaitsForIsFreeBehindIt) {
+  run_devices(2, [](Communicator& hosts, Communicator& group) {
+    group.all_reduce(ones(1000), ReduceOp::sum).wait();  // starts NCCL
+    cuda::synchronize();
+    hosts.barrier().wait();
+    if (hosts.rank() == 0) fake::pause(fake::kHighestPriority);
+    hosts.barrier().wait();
+    const std::byte* lost = nullptr;
+    try {
+      const Tensor x = ones(1000);
+      lost = x.bytes();
+      const Pending unfinished = group.all_reduce(x, ReduceOp::sum);
+      throw 7;
+    } catch (int) {
+    }
+    const Tensor next = ones(1000);
+    EXPECT_EQ(next.bytes(), lost);
+    hosts.barrier().wait();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // time to write too early
+    if (hosts.rank() == 0) fake::resume();
+    hosts.barrier().wait();
+    group.barrier().wait();
+    cuda::synchronize();
+    EXPECT_EQ(checks::values(next.to(Device::cpu)), std::vector<double>(1000, 1));
+  });
+}
+
 /// Two ranks have started a sum that the third never joins.
 TEST(NcclComm, ALostPeerEndsWhatIsUnderWayAndIsReported) {
   const int before = fake::aborted_communicators();
