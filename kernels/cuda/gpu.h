@@ -25,12 +25,21 @@
 
 namespace moe {
 
+inline constexpr unsigned kWarp = 32;
+/// Threads of a block where nothing asks for another number.
+inline constexpr unsigned kThreads = 256;
+/// What a block may use without asking for more.
+inline constexpr std::size_t kMaxSharedBytes = 48 * 1024;
+
 /// kernel<<<grid, block, shared_bytes, stream>>>(arguments...). Throws Error when it cannot start;
-/// shared_bytes: at most 48 KiB.
+/// shared_bytes: at most 48 KiB, on Hopper 227.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
             cudaStream_t stream, Arguments&&... arguments) {
 #ifdef __CUDACC__
+  if (shared_bytes > kMaxSharedBytes)
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    int(shared_bytes)));
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
   CUDA_CHECK(cudaGetLastError());
 #else
@@ -39,12 +48,6 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   });
 #endif
 }
-
-inline constexpr unsigned kWarp = 32;
-/// Threads of a block where nothing asks for another number.
-inline constexpr unsigned kThreads = 256;
-/// What a block may use without asking for more.
-inline constexpr std::size_t kMaxSharedBytes = 48 * 1024;
 
 /// The whole numbers of parts of size `b` that hold `a` items.
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

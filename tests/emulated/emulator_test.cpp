@@ -212,7 +212,7 @@ TEST(Emulator, LaunchesThatCudaRefusesAreErrors) {
   std::vector<int> out(1);
   EXPECT_THROW(run(indices_kernel, 0, 32, 0, out.data()), Error);
   EXPECT_THROW(run(indices_kernel, 1, 1056, 0, out.data()), Error);
-  EXPECT_THROW(run(indices_kernel, 1, 32, 64 * 1024, out.data()), Error);
+  EXPECT_THROW(run(indices_kernel, 1, 32, 228 * 1024, out.data()), Error);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "support/cuda_emulator.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -26,7 +27,7 @@ namespace moe::emulator {
 namespace {
 
 constexpr unsigned kWarpLanes = 32;
-constexpr std::size_t kMaxShared = 48 * 1024;
+constexpr std::size_t kMaxShared = 227 * 1024;  // Hopper's
 constexpr std::uint64_t kPoison = ~std::uint64_t{0};
 
 Order thread_order = Order::forward;
@@ -51,6 +52,7 @@ struct Thread {
   uint3 index;
   unsigned lane, warp;
   bool waiting, done;
+  void* event;      // that it waits for
   Meeting meeting;  // in which warp function it waits
   unsigned mask;
   std::uint64_t value;
@@ -64,6 +66,7 @@ struct Block {
   const std::function<void()>* body = nullptr;
   Thread* current = nullptr;
   unsigned alive = 0, at_barrier = 0;
+  std::uint64_t number = 0;
   Votes votes{}, counted{};
   std::string failure;
   std::unique_ptr<char[]> dynamic_shared;
@@ -75,14 +78,6 @@ unsigned barriers = 0;
 std::string name_of(const Thread& thread) {
   return str("thread (", thread.index.x, ",", thread.index.y, ",", thread.index.z, ") of block (",
              blockIdx.x, ",", blockIdx.y, ",", blockIdx.z, ")");
-}
-
-// A fiber cannot throw past its own stack: the loop of run_block() does. Nothing on the stack of a
-// fiber that is left for good is destroyed, so it holds no string.
-[[noreturn]] void fail(const char* what) {
-  block.failure = str(name_of(*block.current), " ", what);
-  release(&block.order);
-  for (;;) leave_fiber(block.current->fiber);
 }
 
 void wait() {
@@ -98,7 +93,7 @@ void open_barrier() {
   block.at_barrier = 0;
   ++barriers;
   for (Thread& thread : block.threads)
-    if (thread.meeting == Meeting::none) thread.waiting = false;
+    if (thread.meeting == Meeting::none && thread.event == nullptr) thread.waiting = false;
 }
 
 // The lanes of a warp, of which the last may have fewer than 32.
@@ -174,15 +169,22 @@ void run_block() {
     }
   }
   if (block.alive == 0) return;
-  const auto waits = [](bool in_warp) {
-    return [=](const Thread& t) { return !t.done && (t.meeting != Meeting::none) == in_warp; };
+  enum Place { barrier, warp, event };
+  const auto waits = [](Place place) {
+    return [=](const Thread& t) {
+      const Place where = t.event != nullptr ? event : t.meeting != Meeting::none ? warp : barrier;
+      return !t.done && where == place;
+    };
   };
   const auto& threads = block.threads;
-  const auto at_barrier = std::count_if(threads.begin(), threads.end(), waits(false));
-  const auto in_warp = std::count_if(threads.begin(), threads.end(), waits(true));
-  const auto& first = *std::find_if(threads.begin(), threads.end(), waits(at_barrier == 0));
-  give_up(str(name_of(first), " waits for ever: ", at_barrier, " threads wait at __syncthreads, ",
-              in_warp, " in warp functions, of ", threads.size()));
+  std::array<std::ptrdiff_t, 3> count{};
+  for (const Place p : {barrier, warp, event})
+    count[p] = std::count_if(threads.begin(), threads.end(), waits(p));
+  const Place most_telling = count[barrier] > 0 ? barrier : count[warp] > 0 ? warp : event;
+  const auto& first = *std::find_if(threads.begin(), threads.end(), waits(most_telling));
+  give_up(str(name_of(first), " waits for ever: ", count[barrier],
+              " threads wait at __syncthreads, ", count[warp], " in warp functions, ", count[event],
+              " for an event, of ", threads.size()));
 }
 
 // Not by memset: the address sanitizer would object to the zones between the variables. In words,
@@ -211,6 +213,7 @@ void start_block(std::size_t shared_bytes, std::mt19937_64& random) {
   std::fill_n(block.dynamic_shared.get(), shared_bytes, char(0xFF));
   block.alive = count;
   block.at_barrier = 0;
+  ++block.number;
   block.votes = {};
   block.order = ordered(count, random);
   for (unsigned i = 0; i < count; ++i) {
@@ -220,6 +223,7 @@ void start_block(std::size_t shared_bytes, std::mt19937_64& random) {
     thread.lane = i % kWarpLanes;
     thread.warp = i / kWarpLanes;
     thread.waiting = thread.done = false;
+    thread.event = nullptr;
     thread.meeting = Meeting::none;
   }
   release(&block);
@@ -239,6 +243,13 @@ void set_stream_runner(StreamRunner runner) { stream_runner = runner; }
 void run_on_stream(CUstream_st* stream, std::function<void()> work) {
   const StreamRunner runner = stream_runner;
   runner != nullptr ? runner(stream, std::move(work)) : work();
+}
+
+// The loop of run_block() throws: a fiber cannot throw past its own stack.
+void fail(const char* what) {
+  block.failure = str(name_of(*block.current), " ", what);
+  release(&block.order);
+  for (;;) leave_fiber(block.current->fiber);
 }
 
 void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& thread) {
@@ -269,6 +280,23 @@ void run_grid(dim3 grid, dim3 size, std::size_t shared_bytes, const std::functio
 void* dynamic_shared_memory() { return block.dynamic_shared.get(); }
 
 unsigned lane() { return block.current->lane; }
+unsigned thread_number() { return block.current->warp * kWarpLanes + block.current->lane; }
+std::uint64_t block_number() { return block.number; }
+
+void wait_for(void* event) {
+  block.current->event = event;
+  wait();
+  acquire(event);
+}
+
+void wake(void* event) {
+  release(event);
+  for (Thread& thread : block.threads)
+    if (thread.event == event) {
+      thread.event = nullptr;
+      thread.waiting = false;
+    }
+}
 
 Votes meet_block(bool vote) {
   void* ordering = &barrier_ordering[barriers % 2];

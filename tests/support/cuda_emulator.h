@@ -63,6 +63,19 @@ const Brought& meet_lanes(Meeting meeting, unsigned mask, std::uint64_t value);
 
 unsigned lane();
 
+/// Ends the grid with an Error that begins with this thread's name. Nothing on the stack of a fiber
+/// that is left for good is destroyed, so none of the callers holds a string.
+[[noreturn]] void fail(const char* what);
+
+/// This thread's number in its block, and that of the block among all that have run: what belongs
+/// to a block begins anew with each.
+unsigned thread_number();
+std::uint64_t block_number();
+
+/// Until somebody calls wake() with the same address; orders memory like it.
+void wait_for(void* event);
+void wake(void* event);
+
 /// Source lane `source` of a shuffle, or this thread's own value where it lies outside of its part
 /// of the warp.
 template <class T>
