@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/grouped_products.h"
 #include "kernels/cuda/products.h"
 
 namespace moe {
@@ -17,8 +18,11 @@ namespace moe {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(std::unique_ptr<Products> products, std::unique_ptr<Attention> attention,
-              CUstream_st* stream = nullptr)
-      : products_(std::move(products)), attention_(std::move(attention)), stream_(stream) {}
+              CUstream_st* stream = nullptr, std::unique_ptr<GroupedProducts> grouped = nullptr)
+      : products_(std::move(products)),
+        attention_(std::move(attention)),
+        grouped_(std::move(grouped)),
+        stream_(stream) {}
 
   // elementwise
   void fill(Tensor& x, double value) override;
@@ -120,6 +124,7 @@ class CudaBackend final : public Backend {
  private:
   std::unique_ptr<Products> products_;
   std::unique_ptr<Attention> attention_;
+  std::unique_ptr<GroupedProducts> grouped_;  // none: always the loop over experts
   CUstream_st* stream_;
 };
 

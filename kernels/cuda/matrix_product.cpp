@@ -31,6 +31,8 @@ void CudaBackend::gemm(Tensor& c, const Tensor& a, bool transpose_a, const Tenso
 
 void CudaBackend::grouped_gemm_up(Tensor& hidden, const Tensor& x, const Tensor& w,
                                   const ExpertGroups& groups) {
+  if (grouped_ && grouped_->serves(x.dtype(), x.cols(), groups))
+    return grouped_->up(hidden, x, w, groups);
   each_expert(groups, hidden, [&](auto row, auto neuron, auto rows, auto neurons, std::byte* h) {
     products_->multiply(h, hidden.dtype(), rows_of(x, row, rows), rows_of(w, neuron, neurons, true),
                         x.dtype(), 0);
@@ -39,6 +41,8 @@ void CudaBackend::grouped_gemm_up(Tensor& hidden, const Tensor& x, const Tensor&
 
 void CudaBackend::grouped_gemm_down(Tensor& y, const Tensor& hidden, const Tensor& w,
                                     const ExpertGroups& groups, double beta) {
+  if (grouped_ && grouped_->serves(y.dtype(), y.cols(), groups))
+    return grouped_->down(y, hidden, w, groups, beta);
   each_expert(groups, hidden, [&](auto row, auto neuron, auto rows, auto neurons, std::byte* h) {
     products_->multiply(y.slice(row, rows).bytes(), y.dtype(), {h, rows, neurons},
                         rows_of(w, neuron, neurons), w.dtype(), beta);
@@ -47,6 +51,8 @@ void CudaBackend::grouped_gemm_down(Tensor& y, const Tensor& hidden, const Tenso
 
 void CudaBackend::grouped_gemm_weight(Tensor& dw, const Tensor& hidden, const Tensor& x,
                                       const ExpertGroups& groups, double beta) {
+  if (grouped_ && grouped_->serves(x.dtype(), x.cols(), groups))
+    return grouped_->weight(dw, hidden, x, groups, beta);
   each_expert(groups, hidden, [&](auto row, auto neuron, auto rows, auto neurons, std::byte* h) {
     products_->multiply(dw.slice(neuron, neurons).bytes(), dw.dtype(), {h, rows, neurons, true},
                         rows_of(x, row, rows), x.dtype(), beta);

@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "kernels/backend.h"
+
 namespace moe {
 namespace {
 
@@ -76,15 +78,25 @@ class StagedComm final : public Communicator {
  private:
   /// start(out, in) on host memory.
   template <class Start>
-  static Pending staged(const Tensor& out, const Tensor& in, Start start) {
+  Pending staged(const Tensor& out, const Tensor& in, Start start) const {
     if (on_host(out) && on_host(in)) return start(out, in);
+    if (size() == 1) {
+      if (out.dtype() != in.dtype()) {
+        Tensor rounded = out;
+        backend(out.device()).cast(rounded, in);
+      } else if (out.bytes() != in.bytes()) {
+        out.copy_from(in);
+      }
+      return {};
+    }
     const Tensor host = host_like(out);
     Pending pending = start(host, in.to(Device::cpu));
     return Pending(std::make_unique<CopyBack>(std::move(pending), host, out));
   }
   template <class Start>
-  static Pending in_place(const Tensor& x, Start start) {
+  Pending in_place(const Tensor& x, Start start) const {
     if (on_host(x)) return start(x);
+    if (size() == 1) return {};
     const Tensor host = x.to(Device::cpu);
     Pending pending = start(host);
     return Pending(std::make_unique<CopyBack>(std::move(pending), host, x));

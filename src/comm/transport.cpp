@@ -14,7 +14,7 @@ std::unique_ptr<Communicator> for_device(Communicator& world, Device device, Tra
               "parallel.transport nccl is for ranks on CUDA devices: set run.device to cuda");
   MOE_REQUIRE(!wanted || nccl_built(),
               "parallel.transport nccl: built without NCCL, configure with `cmake --preset cuda`");
-  if (device == Device::cpu || choice == Transport::host || !nccl_built())
+  if (device == Device::cpu || world.size() == 1 || choice == Transport::host || !nccl_built())
     return by_way_of_host_memory(world);
   const std::string shared = wanted ? "" : shared_device(world);
   if (shared.empty()) return nccl_communicator(world);

@@ -29,6 +29,10 @@ int device_count();
 /// Without this call it is device 0.
 void use_device(int index);
 
+/// 90 for compute capability 9.0; and how many processors (SMs) it has.
+int compute_capability();
+int processors();
+
 /// Its name and its number on the PCI bus, which no other device of this host has.
 std::string device_name();
 std::string bus_id();

@@ -115,6 +115,12 @@ Process& process() {
   return instance;
 }
 
+int attribute(cudaDeviceAttr which) {
+  int value = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&value, which, process().index));
+  return value;
+}
+
 std::string version(int v) { return str(v / 1000, ".", v % 1000 / 10); }
 
 bool on_host(const void* p) {
@@ -160,6 +166,13 @@ void use_device(int index) {
             " asked for after device ", the_process->index, " was used");
   wanted_device = index;
 }
+
+int compute_capability() {
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+         attribute(cudaDevAttrComputeCapabilityMinor);
+}
+
+int processors() { return attribute(cudaDevAttrMultiProcessorCount); }
 
 std::string device_name() {
   cudaDeviceProp properties{};

@@ -17,6 +17,8 @@ bool built() { return false; }
 std::string why_unavailable() { return "built without CUDA: configure with `cmake --preset cuda`"; }
 int device_count() { return 0; }
 void use_device(int) { none(); }
+int compute_capability() { none(); }
+int processors() { none(); }
 std::string device_name() { none(); }
 std::string bus_id() { none(); }
 CUstream_st* compute_stream() { none(); }

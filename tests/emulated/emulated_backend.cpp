@@ -15,6 +15,10 @@ Backend& tested_backend() {
 
 Device tested_device() { return Device::cpu; }
 
+std::unique_ptr<GroupedProducts> tested_hopper_products(int processors) {
+  return hopper_grouped_products(nullptr, processors);
+}
+
 void in_every_order(const std::function<void()>& body) {
   using emulator::Order;
   for (const Order order : {Order::forward, Order::reverse, Order::shuffled}) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cuda/grouped_products.h"
 
 /// The CUDA kernels under test, and where their tensors lie. Tests make tensors on the CPU and use
 /// `.to(tested_device())`, so that the same test runs where the kernels do.
@@ -12,6 +14,8 @@ namespace moe::test {
 
 Backend& tested_backend();
 Device tested_device();
+/// The kernel for Hopper, on that many processors; null where the device is another.
+std::unique_ptr<GroupedProducts> tested_hopper_products(int processors);
 
 /// Calls `body` once for every order of threads that can be chosen.
 void in_every_order(const std::function<void()>& body);

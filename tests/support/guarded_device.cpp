@@ -115,6 +115,8 @@ bool built() { return true; }
 std::string why_unavailable() { return ""; }
 int device_count() { return 1; }
 void use_device(int) {}
+int compute_capability() { return 90; }
+int processors() { return 2; }
 std::string device_name() { return "emulated device"; }
 std::string bus_id() { return "0"; }
 CUstream_st* compute_stream() { return nullptr; }
