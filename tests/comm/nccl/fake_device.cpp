@@ -107,7 +107,7 @@ struct Machine {
     auto block = blocks.upper_bound(at);
     if (block == blocks.begin()) return false;
     --block;
-    return at <= block->first + block->second.bytes;
+    return at < block->first + block->second.bytes;
   }
 };
 
