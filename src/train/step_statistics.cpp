@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "train/engine.h"
 
@@ -47,18 +48,22 @@ StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains, 
 
 void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,
                                 std::span<const std::int32_t> domains) {
-  const std::int64_t length = labels.cols();
-  const auto* label = labels.data<std::int32_t>();
-  const Tensor host = token_loss.to(Device::cpu);
+  tokens_.push_back({token_loss, labels, {domains.begin(), domains.end()}});
+}
+
+void StepStatistics::count(const Tokens& tokens) {
+  const std::int64_t length = tokens.labels.cols();
+  const auto* label = tokens.labels.data<std::int32_t>();
+  const Tensor host = tokens.loss.to(Device::cpu);
   for_accumulator(host.dtype(), [&]<class A>(A) {
-    for (std::int64_t s = 0; s < labels.rows(); ++s) {
+    for (std::int64_t s = 0; s < tokens.labels.rows(); ++s) {
       double sum = 0;
       std::int64_t count = 0;
       for (std::int64_t t = s * length; t < (s + 1) * length; ++t) {
         sum += double(host.data<A>()[t]);
         count += label[t] >= 0;
       }
-      const auto d = std::size_t(domains[std::size_t(s)]);
+      const auto d = std::size_t(tokens.domains[std::size_t(s)]);
       domain_loss_[d] += sum;
       domain_tokens_[d] += double(count);
     }
@@ -66,6 +71,7 @@ void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,
 }
 
 void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResult& result) {
+  for (const Tokens& tokens : std::exchange(tokens_, {})) count(tokens);
   Row row;
   row.put(domain_loss_);
   row.put(domain_tokens_);

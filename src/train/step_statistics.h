@@ -21,7 +21,7 @@ class StepStatistics {
   StepStatistics(const ModelConfig& config, std::int64_t domains, Device device);
 
   /// token_loss: acc[tokens], 0 where the label is -1; labels: i32[sequences, length]; domains: of
-  /// each sequence.
+  /// each sequence. Both tensors are read by finish(): nothing waits for the device before.
   void add_tokens(const Tensor& token_loss, const Tensor& labels,
                   std::span<const std::int32_t> domains);
 
@@ -33,6 +33,13 @@ class StepStatistics {
   void finish(Communicator& world, std::int64_t labelled, StepResult& result);
 
  private:
+  struct Tokens {
+    Tensor loss, labels;
+    std::vector<std::int32_t> domains;
+  };
+  void count(const Tokens& tokens);
+
+  std::vector<Tokens> tokens_;
   std::vector<double> domain_loss_, domain_tokens_;
   std::optional<RouterStatistics> routers_;
 };
