@@ -6,7 +6,8 @@
 #
 # LABEL: unit, emulated, mpi, e2e, slow, gpu, cluster; none given: all but cluster (which needs root
 # and makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true,
-# which has little time, the label slow is left out unless it is named, and warnings are errors.
+# which has little time, the label slow is left out unless it is named, and nvcc's warnings, of
+# registers that spill too, are errors.
 #
 # With neither --preset nor LABEL, and nvcc 13 on PATH or in /usr/local/cuda: then builds the preset
 # cuda too, with its own tests alone; those that need a GPU skip where there is none.
@@ -24,7 +25,7 @@ while [ $# -gt 0 ]; do
       ;;
     unit | emulated | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
     -h | --help)
-      sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -51,20 +52,22 @@ elif [ "${CI:-}" = true ]; then
 else
   filter=(-LE '^cluster$')
 fi
-options=()
-if [ "${CI:-}" = true ]; then options=(-DMOE_WERROR=ON); fi
+cuda_options=(-DMOE_CPU_TESTS=OFF)
+if [ "${CI:-}" = true ]; then
+  cuda_options+=('-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror')
+fi
 
 # run_tests PRESET [CMAKE_OPTION...]
 run_tests() {
-  cmake --preset "$@" "${options[@]}"
+  cmake --preset "$@"
   cmake --build --preset "$1" -j "$(nproc)"
   ctest --preset "$1" --no-tests=error -j "$(nproc)" "${filter[@]}"
 }
 
-run_tests "${preset:-cpu}"
+run_tests "${preset:-cpu}" -DMOE_CPU_TESTS=ON
 if [ -z "$preset" ] && [ ${#labels[@]} -eq 0 ]; then
   PATH=$PATH:/usr/local/cuda/bin
   if nvcc --version 2> /dev/null | grep -q 'release 13'; then
-    run_tests cuda -DMOE_CPU_TESTS=OFF -DMOE_BENCHMARKS=OFF
+    run_tests cuda "${cuda_options[@]}"
   fi
 fi
