@@ -34,7 +34,6 @@ ranks 2 --set run.device=cpu --set run.folder=cpu
 has 'f32 on the CPU' last.log
 ranks 2 --set run.device=cuda --set run.folder=device --selfcheck
 has 'f32 on emulated device' last.log
-has 'tensors travel by way of host memory: ranks 0 and 1 on host .* both use GPU 0' last.log
 has 'selfcheck: [1-9][0-9]* values and tensors' last.log
 ranks 2 --set run.folder=resumed --resume device/checkpoints/step-00000002  # auto: the device
 has 'f32 on emulated device' last.log

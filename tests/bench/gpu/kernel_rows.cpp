@@ -4,10 +4,13 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 
+#include "core/cuda_device.h"
 #include "core/rng.h"
 #include "device_timer.h"
 #include "kernels/backend.h"
+#include "kernels/cuda/grouped_products.h"
 
 namespace moe {
 namespace {
@@ -195,8 +198,9 @@ void products(Backend& b, const Show& show) {
   show({"gemm weight gradient, f32 +=", 0, flops, [&] { b.gemm(dw, x, true, y, false, 1); }});
 }
 
-void grouped_products(Backend& b, const std::string& kind, const ExpertLoads& loads,
-                      const Show& show) {
+/// By the backend's own choice, and by the kernel for Hopper where there is one.
+void grouped_products(Backend& b, GroupedProducts* hopper, const std::string& kind,
+                      const ExpertLoads& loads, const Show& show) {
   const std::vector<std::int64_t> rows = row_offsets(loads, kPairs);
   std::vector<std::int64_t> neurons = {0};
   for (std::int64_t e = 0; e < kExperts; ++e) neurons.push_back(neurons.back() + kNeurons);
@@ -210,6 +214,10 @@ void grouped_products(Backend& b, const std::string& kind, const ExpertLoads& lo
   show({"grouped down, " + kind, 0, flops, [&] { b.grouped_gemm_down(x, hidden, w, groups, 0); }});
   show({"grouped weight, " + kind, 0, flops,
         [&] { b.grouped_gemm_weight(dw, hidden, x, groups, 1); }});
+  if (hopper == nullptr) return;
+  show({"hopper up, " + kind, 0, flops, [&] { hopper->up(hidden, x, w, groups); }});
+  show({"hopper down, " + kind, 0, flops, [&] { hopper->down(x, hidden, w, groups, 0); }});
+  show({"hopper weight, " + kind, 0, flops, [&] { hopper->weight(dw, hidden, x, groups, 1); }});
 }
 
 void attention(Backend& b, const Show& show) {
@@ -237,9 +245,12 @@ void each_kernel(const ExpertLoads& trace, const Show& show) {
   permutation(b, show);
   optimiser(b, show);
   products(b, show);
-  grouped_products(b, "balanced", balanced_loads(kExperts), show);
-  grouped_products(b, "skew 4", one_hot_load(kExperts, 4), show);
-  if (!trace.empty()) grouped_products(b, "traced", trace, show);
+  std::unique_ptr<GroupedProducts> hopper;
+  if (cuda::compute_capability() == 90)
+    hopper = hopper_grouped_products(cuda::compute_stream(), cuda::processors());
+  grouped_products(b, hopper.get(), "balanced", balanced_loads(kExperts), show);
+  grouped_products(b, hopper.get(), "skew 4", one_hot_load(kExperts, 4), show);
+  if (!trace.empty()) grouped_products(b, hopper.get(), "traced", trace, show);
   attention(b, show);
 }
 
