@@ -23,7 +23,7 @@ int run_under_mpi(const std::string& name, int& argc, char**& argv,
   } catch (const std::exception& e) {
     if (mpi.world().size() == 1) return report_error(name);
     const bool input = dynamic_cast<const InputError*>(&e) != nullptr;
-    if (input && mpi.world().rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
+    if (input && mpi.world().rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(5));
     mpi.abort(str(name, ": error: ", e.what()), input ? kExitBadInput : kExitFailed);
   }
 }
