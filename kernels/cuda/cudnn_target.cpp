@@ -3,21 +3,14 @@
 
 #include <cudnn.h>
 
-#include "core/cuda_check.h"
+#include "core/cuda_device.h"
+#include "core/error.h"
 
 namespace moe {
 namespace {
 
 std::string version_text(std::size_t version) {
   return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
-}
-
-int capability_of_device() {
-  int device = 0, major = 0, minor = 0;
-  CUDA_CHECK(cudaGetDevice(&device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-  CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
-  return 10 * major + minor;
 }
 
 }  // namespace
@@ -30,7 +23,7 @@ CudnnTarget cudnn_target(CUstream_st* stream) {
   MOE_CHECK(status == CUDNN_STATUS_SUCCESS, "cudnnCreate: ", cudnnGetErrorString(status));
   status = cudnnSetStream(target.handle, stream);
   MOE_CHECK(status == CUDNN_STATUS_SUCCESS, "cudnnSetStream: ", cudnnGetErrorString(status));
-  target.capability = capability_of_device();
+  target.capability = cuda::compute_capability();
   return target;
 }
 

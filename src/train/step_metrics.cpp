@@ -22,13 +22,19 @@ StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const Mod
   m.exposed_comm_by_phase = r.exposed_seconds;
   m.exposed_comm_seconds = 0;
   for (const auto& [phase, waited] : r.exposed_seconds) m.exposed_comm_seconds += waited;
-  const MemoryAccount memory = memory_account(device);
-  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
-    m.memory_bytes[kMemoryKindNames[k]] = memory.peak[k];
-  constexpr auto kSnapshot = std::size_t(MemoryKind::snapshot);  // lies in host memory
-  m.memory_bytes[kMemoryKindNames[kSnapshot]] = memory_account().peak[kSnapshot];
-  m.memory_bytes["total"] = memory.peak_total;
+  m.memory_bytes = peak_memory(device);
   return m;
+}
+
+std::map<std::string, std::int64_t> peak_memory(Device device) {
+  const MemoryAccount memory = memory_account(device);
+  std::map<std::string, std::int64_t> bytes;
+  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
+    bytes[kMemoryKindNames[k]] = memory.peak[k];
+  constexpr auto kSnapshot = std::size_t(MemoryKind::snapshot);
+  bytes[kMemoryKindNames[kSnapshot]] = memory_account().peak[kSnapshot];
+  bytes["total"] = memory.peak_total;
+  return bytes;
 }
 
 double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {

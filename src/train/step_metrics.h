@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 
 #include "config/train_config.h"
 #include "train/engine.h"
@@ -13,6 +15,10 @@ namespace moe {
 /// Step, tokens, learning rate and what the guard counts are the caller's to fill in.
 StepMetrics metrics_of(const StepResult& result, const TrainConfig& config,
                        const ModelConfig& model, Device device, double seconds);
+
+/// The most bytes that this rank's tensors held on `device`, by the kinds of core/memory.h and as
+/// "total"; "snapshot" is that in host memory.
+std::map<std::string, std::int64_t> peak_memory(Device device);
 
 /// Floating-point operations of one training step, forward and backward, on activated parameters:
 ///   tokens * (6 * P + 6 * layers * length * heads * head_dim),

@@ -193,12 +193,11 @@ RunEnd Trainer::run() {
   heartbeat_.beat(progress_.step, "save");
   checkpoints_->finish();
   if (checkpoints_->newest_step() != progress_.step && progress_.step > 0) save();
-  const MemoryAccount memory = memory_account(start_.device);
+  const std::map<std::string, std::int64_t> peak = peak_memory(start_.device);
   std::string kinds;
-  for (std::size_t k = 0; k < kMemoryKindNames.size(); ++k)
-    kinds += fmt::format("{} {:.1f}, ", kMemoryKindNames[k], double(memory.peak[k]) / 1e6);
-  log_info("peak memory of rank 0 in MB: {}together {:.1f}", kinds,
-           double(memory.peak_total) / 1e6);
+  for (const char* kind : kMemoryKindNames)
+    kinds += fmt::format("{} {:.1f}, ", kind, double(peak.at(kind)) / 1e6);
+  log_info("peak memory of rank 0 in MB: {}together {:.1f}", kinds, double(peak.at("total")) / 1e6);
   const bool complete = progress_.step >= config_.train.steps;
   heartbeat_.beat(progress_.step, complete ? "complete" : "interrupted");
   if (!complete) log_info("stopped after step {} as asked: --resume auto goes on", progress_.step);
