@@ -17,6 +17,8 @@ struct Batch {
   Tensor labels;  // i32 [sequences, length], -1: not scored; labels[i] is the token after tokens[i]
   std::vector<std::int64_t> sequence_ids;
   std::vector<std::int32_t> domains;
+  /// i32 [sequences, length]: ForwardContext::document_starts; undefined: no document masks.
+  Tensor document_starts = {};
 };
 
 /// The tokens of several shards, one after the other.

@@ -42,6 +42,10 @@ struct ForwardContext {
   std::int64_t first_position = 0;            // of each sequence, when its earlier keys are cached
   Tensor valid;                               // u8[tokens], 0: padding; undefined: no padding
   std::vector<std::int64_t> sequence_tokens;  // [sequences]: those that are not padding
+  /// i32[sequences, length]: for each token, the place in its row where its document begins. It
+  /// attends to nothing before that, and its rotary position counts from there. Undefined: a row is
+  /// one document.
+  Tensor document_starts;
 
   bool training = false;
   std::uint64_t seed = 0;

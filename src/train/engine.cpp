@@ -87,6 +87,8 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     context.step = step;
     context.sequence_ids =
         std::span(batch.sequence_ids).subspan(std::size_t(first), std::size_t(n));
+    if (batch.document_starts.defined())
+      context.document_starts = batch.document_starts.slice(first, n);
     context.router = options_.router;
     context.previous_counts = previous_counts_;
     context.inverse_routed = 1.0 / double(counts.routed);
