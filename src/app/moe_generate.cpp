@@ -52,10 +52,13 @@ int run(const Options& o) {
     decoder.emplace(*tokenizer);
     for (const std::int32_t id : ids) print(decoder->push(id));
   }
-  const std::vector<std::int32_t> out =
-      generate(loaded.model(), ids, options, [&](std::int32_t id) {
-        if (streaming) print(decoder->push(id));
-      });
+  const std::vector<std::int32_t> out = generate_texts(loaded.model(), {ids}, options,
+                                                       [&](std::size_t, std::int32_t id) {
+                                                         if (streaming) print(decoder->push(id));
+                                                         return true;
+                                                       })
+                                            .front()
+                                            .ids;
   if (o.json) {
     nlohmann::json result = {{"prompt_ids", ids}, {"ids", out}};
     if (tokenizer) result["text"] = tokenizer->decode(out);

@@ -44,32 +44,50 @@ ops::RopeTables rope_tables(const ModelConfig& config, std::int64_t positions, D
 Attention::Attention(const ModelConfig& config, const ParameterStore& parameters,
                      std::int64_t layer)
     : config_(config),
+      layer_(layer),
       q_(parameters[str("layers.", layer, ".attention.q.weight")]),
       k_(parameters[str("layers.", layer, ".attention.k.weight")]),
       v_(parameters[str("layers.", layer, ".attention.v.weight")]),
       o_(parameters[str("layers.", layer, ".attention.o.weight")]) {}
 
 Variable Attention::forward(const Variable& x, const ops::RopeTables& tables,
-                            const ForwardContext& context, KvCache* cache) const {
-  const std::int64_t n = context.length, first = context.first_position;
-  const Variable q = ops::rope(ops::linear(x, q_), tables, config_.heads, n, first);
-  Variable k = ops::rope(ops::linear(x, k_), tables, config_.kv_heads, n, first);
-  Variable v = ops::linear(x, v_);
-  std::int64_t seen = n;
-  if (cache != nullptr) {
-    MOE_CHECK(context.sequences == 1 && Tape::active() == nullptr && cache->length == first,
-              "a key/value cache serves one sequence at a time, without gradients");
-    seen = first + n;
-    cache->keys.slice(first, n).copy_from(k.value);
-    cache->values.slice(first, n).copy_from(v.value);
-    cache->length = seen;
-    k = Variable::constant(cache->keys.slice(0, seen));
-    v = Variable::constant(cache->values.slice(0, seen));
-  }
+                            const ForwardContext& context, KvCaches caches) const {
+  const std::int64_t n = context.length;
+  const Variable q = ops::linear(x, q_), k = ops::linear(x, k_), v = ops::linear(x, v_);
+  if (!caches.empty())
+    return ops::linear(
+        Variable::constant(attend_cached(q.value, k.value, v.value, tables, n, caches)), o_);
   return ops::linear(
-      ops::attention(
-          q, k, v, {context.sequences, n, seen, config_.heads, config_.kv_heads, config_.head_dim}),
+      ops::attention(ops::rope(q, tables, config_.heads, n, 0),
+                     ops::rope(k, tables, config_.kv_heads, n, 0), v,
+                     {context.sequences, n, n, config_.heads, config_.kv_heads, config_.head_dim}),
       o_);
+}
+
+Tensor Attention::attend_cached(const Tensor& q, const Tensor& k, const Tensor& v,
+                                const ops::RopeTables& tables, std::int64_t length,
+                                KvCaches caches) const {
+  MOE_CHECK(Tape::active() == nullptr, "a key/value cache serves no gradients");
+  Tensor out = empty_like(q);
+  for (std::size_t s = 0; s < caches.size(); ++s) {
+    const auto& [keys, values] = caches[s]->layers[std::size_t(layer_)];
+    const std::int64_t first = caches[s]->length, seen = first + length;
+    const auto own = [&](const Tensor& t) {
+      return Variable::constant(t.slice(std::int64_t(s) * length, length));
+    };
+    const auto turned = [&](const Tensor& t, std::int64_t heads) {
+      return ops::rope(own(t), tables, heads, length, first);
+    };
+    keys.slice(first, length).copy_from(turned(k, config_.kv_heads).value);
+    values.slice(first, length).copy_from(own(v).value);
+    out.slice(std::int64_t(s) * length, length)
+        .copy_from(
+            ops::attention(turned(q, config_.heads), Variable::constant(keys.slice(0, seen)),
+                           Variable::constant(values.slice(0, seen)),
+                           {1, length, seen, config_.heads, config_.kv_heads, config_.head_dim})
+                .value);
+  }
+  return out;
 }
 
 }  // namespace moe

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "config/model_config.h"
 #include "nn/forward_context.h"
 #include "nn/parameter_store.h"
@@ -12,24 +15,34 @@ namespace moe {
 /// type: f32 or f64.
 ops::RopeTables rope_tables(const ModelConfig& config, std::int64_t positions, DType type);
 
-/// Keys and values of the positions seen so far, of one sequence and one layer.
+/// Keys and values of the positions of one sequence that were seen so far.
 struct KvCache {
-  Tensor keys, values;  // T[capacity, kv_heads * head_dim]
+  struct Layer {
+    Tensor keys, values;  // T[capacity, kv_heads * head_dim], the first `length` rows filled
+  };
+  std::vector<Layer> layers;
   std::int64_t length = 0;
 };
+
+/// The caches of a batch, one a sequence. Their lengths may differ; empty: none.
+using KvCaches = std::span<KvCache* const>;
 
 /// Causal self-attention with rotary positions and grouped-query heads.
 class Attention {
  public:
   Attention(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer);
 
-  /// x: T[tokens, hidden]. With a cache (one sequence, no tape), new keys and values are appended
-  /// to it and the queries see all of it.
+  /// x: T[tokens, hidden]. With caches (no tape), new keys and values are written behind those of
+  /// their sequence and the queries see all of it; the caches' lengths stay as they are.
   Variable forward(const Variable& x, const ops::RopeTables& tables, const ForwardContext& context,
-                   KvCache* cache) const;
+                   KvCaches caches) const;
 
  private:
+  Tensor attend_cached(const Tensor& q, const Tensor& k, const Tensor& v,
+                       const ops::RopeTables& tables, std::int64_t length, KvCaches caches) const;
+
   const ModelConfig& config_;
+  std::int64_t layer_;
   Variable q_, k_, v_, o_;
 };
 

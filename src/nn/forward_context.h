@@ -35,11 +35,18 @@ struct HotExpert {
   double share = 0;
 };
 
+/// Which experts the router of one layer chose for each token, and their weights in the sum,
+/// without the score scale.
+struct ExpertChoice {
+  std::int64_t layer;
+  Tensor experts;  // i32[tokens, k]; -1: padding
+  Tensor weights;  // acc[tokens, k]
+};
+
 /// What a forward pass knows besides weights and tokens. A default context evaluates: no noise, no
 /// router losses, no capacity.
 struct ForwardContext {
   std::int64_t sequences = 0, length = 0;     // tokens = sequences * length
-  std::int64_t first_position = 0;            // of each sequence, when its earlier keys are cached
   Tensor valid;                               // u8[tokens], 0: padding; undefined: no padding
   std::vector<std::int64_t> sequence_tokens;  // [sequences]: those that are not padding
   /// i32[sequences, length]: for each token, the place in its row where its document begins. It
@@ -64,6 +71,8 @@ struct ForwardContext {
 
   /// When set, every router adds to its layer's rows.
   RouterStatistics* statistics = nullptr;
+  /// When set, every router appends its choice.
+  std::vector<ExpertChoice>* choices = nullptr;
 
   std::int64_t tokens() const { return sequences * length; }
 };

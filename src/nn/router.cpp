@@ -84,6 +84,8 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   }
   if (context.statistics != nullptr && !recomputing())
     count(routing.indices, out.indices, s.probabilities.value, losses, context);
+  if (context.choices != nullptr && !recomputing())
+    context.choices->push_back({layer_, out.indices, out.weights.value});
   return out;
 }
 

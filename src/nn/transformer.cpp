@@ -79,12 +79,12 @@ const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
 }
 
 FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
-                                 const ForwardContext& context, KvCache* cache) const {
+                                 const ForwardContext& context, KvCaches caches) const {
   const auto norm = [&](const Variable& v, const Variable& weight) {
     return ops::rmsnorm(v, weight, config_.rms_norm_eps, context.recompute == Recompute::cheap);
   };
   const Variable middle =
-      ops::add(x, layer.attention.forward(norm(x, layer.attention_norm), tables_, context, cache));
+      ops::add(x, layer.attention.forward(norm(x, layer.attention_norm), tables_, context, caches));
   const Variable normed = norm(middle, layer.ffn_norm);
   FfnOutput out =
       layer.experts ? layer.experts->forward(normed, context) : layer.dense->forward(normed);
@@ -93,12 +93,15 @@ FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
 }
 
 Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& context,
-                                        std::vector<KvCache>* caches) const {
+                                        KvCaches caches) const {
   context.sequences = tokens.rows();
   context.length = tokens.cols();
   mark_padding(context, tokens, device_);
-  MOE_CHECK(caches == nullptr || caches->size() == layers_.size(), "one cache per layer");
-  tables(context.first_position + context.length);
+  MOE_CHECK(caches.empty() || std::int64_t(caches.size()) == context.sequences,
+            "one cache per sequence");
+  std::int64_t seen = 0;
+  for (const KvCache* cache : caches) seen = std::max(seen, cache->length);
+  tables(seen + context.length);
 
   need(1);
   set_phase("embedding");
@@ -108,13 +111,13 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
     need(layer.parameters_end);
     set_phase("layer", std::int32_t(l));
     if (context.recompute != Recompute::block) {
-      FfnOutput out = run_layer(layer, h.x, context, caches ? &(*caches)[l] : nullptr);
+      FfnOutput out = run_layer(layer, h.x, context, caches);
       h.x = out.y;
       if (out.loss.value.defined()) h.loss.push_back(out.loss);
       continue;
     }
     const Block block = [this, &layer, context](std::span<const Variable> in) {
-      FfnOutput out = run_layer(layer, in[0], context, nullptr);
+      FfnOutput out = run_layer(layer, in[0], context, {});
       std::vector<Variable> result = {out.y};
       if (out.loss.value.defined()) result.push_back(out.loss);
       return result;
@@ -123,6 +126,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
     h.x = out[0];
     if (out.size() > 1) h.loss.push_back(out[1]);
   }
+  for (KvCache* cache : caches) cache->length += context.length;
   need(parameter_count_);
   h.x = ops::rmsnorm(h.x, norm_, config_.rms_norm_eps);
   return h;
@@ -130,7 +134,7 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
 
 ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
                             ForwardContext context) const {
-  const Hidden h = hidden(tokens, context, nullptr);
+  const Hidden h = hidden(tokens, context, {});
   set_phase("loss");
   const ops::CrossEntropy ce =
       ops::linear_cross_entropy(h.x, head_, labels.to(device_), inverse_labels);
@@ -139,16 +143,15 @@ ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double i
   return out;
 }
 
-Tensor Transformer::next_logits(const Tensor& tokens, ForwardContext context,
-                                std::vector<KvCache>* caches) const {
+Tensor Transformer::logits_at(const Tensor& tokens, const std::vector<std::int32_t>& places,
+                              ForwardContext context, KvCaches caches) const {
   const NoTape no_recording;
-  const Tensor x = hidden(tokens, context, caches).x.value;
-  return ops::linear(Variable::constant(x.slice(x.rows() - 1, 1)), head_, accumulator(dtype_))
-      .value;
+  const Variable x = hidden(tokens, context, caches).x;
+  const Tensor wanted = Tensor::of<std::int32_t>({std::int64_t(places.size())}, places);
+  return ops::linear(ops::embedding(x, wanted), head_, accumulator(dtype_)).value;
 }
 
-Tensor Transformer::logits(const Tensor& tokens, ForwardContext context,
-                           std::vector<KvCache>* caches) const {
+Tensor Transformer::logits(const Tensor& tokens, ForwardContext context, KvCaches caches) const {
   const NoTape no_recording;
   const Hidden h = hidden(tokens, context, caches);
   return ops::linear(h.x, head_, accumulator(dtype_)).value;

@@ -31,12 +31,12 @@ class Transformer {
   ModelLoss loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
                  ForwardContext context) const;
 
-  /// acc[tokens, vocabulary]. `caches` (one per layer, or null) hold what came before.
-  Tensor logits(const Tensor& tokens, ForwardContext context,
-                std::vector<KvCache>* caches = nullptr) const;
-  /// acc[1, vocabulary]: of the last token alone.
-  Tensor next_logits(const Tensor& tokens, ForwardContext context,
-                     std::vector<KvCache>* caches) const;
+  /// acc[tokens, vocabulary]. `caches` (one per sequence, or none) hold what came before, and then
+  /// these tokens too; none of them may be padding.
+  Tensor logits(const Tensor& tokens, ForwardContext context, KvCaches caches = {}) const;
+  /// acc[places, vocabulary]: of the tokens at these places of the flattened batch alone.
+  Tensor logits_at(const Tensor& tokens, const std::vector<std::int32_t>& places,
+                   ForwardContext context, KvCaches caches = {}) const;
 
   /// Called in every forward pass before weights are read that no earlier call named: the first
   /// `count` parameters of the store. For weights that may still be on their way.
@@ -45,6 +45,7 @@ class Transformer {
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const { return dtype_; }
+  Device device() const { return device_; }
 
  private:
   struct Layer {
@@ -59,9 +60,9 @@ class Transformer {
     Variable x;                  // T[tokens, hidden], after the final norm
     std::vector<Variable> loss;  // router losses, one per layer that has them
   };
-  Hidden hidden(const Tensor& tokens, ForwardContext& context, std::vector<KvCache>* caches) const;
+  Hidden hidden(const Tensor& tokens, ForwardContext& context, KvCaches caches) const;
   FfnOutput run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
-                      KvCache* cache) const;
+                      KvCaches caches) const;
   const ops::RopeTables& tables(std::int64_t positions) const;
   void need(std::size_t parameters) const {
     if (weights_needed_) weights_needed_(parameters);

@@ -48,7 +48,7 @@ Variable DenseLayer::after_attention(const Variable& x, std::int64_t sequences,
   context.sequences = sequences;
   context.length = length;
   const Variable normed = ops::rmsnorm(x, attention_norm_, config_.rms_norm_eps);
-  return ops::add(x, attention_.forward(normed, tables_, context, nullptr));
+  return ops::add(x, attention_.forward(normed, tables_, context, {}));
 }
 
 Variable DenseLayer::ffn_input(const Variable& after_attention) const {

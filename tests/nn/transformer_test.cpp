@@ -171,25 +171,48 @@ TEST(Transformer, DoesNotChangeWhenExpertsChangePlaces) {
   EXPECT_LT(largest_difference(a, b), 1e-12);
 }
 
+/// Of the small models below: two layers, four columns of keys.
+KvCache small_cache(std::int64_t capacity) {
+  KvCache cache;
+  for (int l = 0; l < 2; ++l)
+    cache.layers.push_back(
+        {Tensor::empty({capacity, 4}, DType::f64), Tensor::empty({capacity, 4}, DType::f64)});
+  return cache;
+}
+
 TEST(Transformer, CachedKeysGiveTheLogitsOfTheWholeSequence) {
   const ModelConfig config = expert_config({4, 4, 4}, 2, 1.5);
   const Model m(config, initial_weights(config, 7));
   const Tensor tokens = Tensor::of<std::int32_t>({1, 6}, {1, 4, 2, 8, 5, 7});
   const Tensor want = m.transformer->logits(tokens, {});
-  std::vector<KvCache> caches(2);
-  for (KvCache& c : caches) {
-    c.keys = Tensor::empty({6, 4}, DType::f64);
-    c.values = Tensor::empty({6, 4}, DType::f64);
-  }
+  KvCache cache = small_cache(6);
+  KvCache* const caches[] = {&cache};
   std::int64_t done = 0;
   for (const std::int64_t n : {3, 1, 2}) {
-    ForwardContext context;
-    context.first_position = done;
     const Tensor part = Tensor::empty({1, n}, DType::i32);
     part.copy_from(tokens.view({6, 1}).slice(done, n).view({1, n}));
-    const Tensor logits = m.transformer->logits(part, context, &caches);
+    const Tensor logits = m.transformer->logits(part, {}, caches);
     EXPECT_LT(largest_difference(logits, want.slice(done, n)), 1e-12);
     done += n;
+    EXPECT_EQ(cache.length, done);
+  }
+}
+
+TEST(Transformer, ContinuesSequencesOfDifferentLengthsTogether) {
+  const ModelConfig config = expert_config({3, 5, 4}, 2, 2);
+  const Model m(config, initial_weights(config, 7));
+  const std::vector<std::vector<std::int32_t>> texts = {{1, 4, 2, 8, 5, 7}, {3, 9, 6}};
+  KvCache first = small_cache(6), second = small_cache(3);
+  KvCache* const caches[] = {&first, &second};
+  for (std::size_t s = 0; s < 2; ++s)
+    m.transformer->logits_at(Tensor::of<std::int32_t>({1, std::int64_t(texts[s].size()) - 1},
+                                                      {texts[s].begin(), texts[s].end() - 1}),
+                             {0}, {}, std::span(caches).subspan(s, 1));
+  const Tensor got = m.transformer->logits(Tensor::of<std::int32_t>({2, 1}, {7, 6}), {}, caches);
+  for (std::int64_t s = 0; s < 2; ++s) {
+    const auto n = std::int64_t(texts[std::size_t(s)].size());
+    const Tensor want = m.transformer->logits(Tensor::of({1, n}, texts[std::size_t(s)]), {});
+    EXPECT_LT(largest_difference(got.slice(s, 1), want.slice(n - 1, 1)), 1e-12) << s;
   }
 }
 
