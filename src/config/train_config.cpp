@@ -24,6 +24,9 @@ ConfigSection keys_of_run(TrainConfig::Run& c) {
        "what computes; auto: a CUDA device where the build knows CUDA and the machine has one"},
       {"threads", &c.threads, "threads per rank; 0: cores / ranks on this host"},
       {"log_every", &c.log_every, "steps between two lines on the terminal"},
+      {"expert_load_every", &c.expert_load_every,
+       "steps between two records of every expert's load in the metrics; 0: none"},
+      {"tensorboard", &c.tensorboard, "write event files for TensorBoard beside the metrics"},
       {"overwrite", &c.overwrite, "start anew in a folder that already holds a run"},
   }};
 }
@@ -258,6 +261,7 @@ void TrainConfig::validate() const {
   at_least("run.seed", run.seed, 0);
   at_least("run.threads", run.threads, 0);
   at_least("run.log_every", run.log_every, 1);
+  at_least("run.expert_load_every", run.expert_load_every, 0);
 
   MOE_REQUIRE(!data.train.empty(), "data.train names no domain");
   at_least("data.sequence_length", data.sequence_length, 2);

@@ -27,6 +27,8 @@ struct TrainConfig {
     DeviceChoice device = DeviceChoice::automatic;
     std::int64_t threads = 0;
     std::int64_t log_every = 1;
+    std::int64_t expert_load_every = 10;
+    bool tensorboard = true;
     bool overwrite = false;
   } run;
 

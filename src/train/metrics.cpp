@@ -1,14 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/metrics.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -31,6 +26,7 @@ bool belongs(const std::string& line, std::int64_t last_step) {
 
 /// Moves what does not belong out of the way, so that no moment has less than both files together.
 void cut(const fs::path& file, std::int64_t last_step) {
+  if (!fs::exists(file)) return;
   const std::string text = read_text(file);
   std::string kept, tail;
   for (std::size_t begin = 0; begin < text.size();) {
@@ -90,37 +86,16 @@ std::string to_json(const StepMetrics& m) {
   j["rollbacks"] = m.rollbacks;
   if (!m.skipped.empty()) j["skipped"] = m.skipped;
   if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
+  if (!m.expert_load.empty()) j["expert_load"] = m.expert_load;
   if (m.checkpoint) j["checkpoint"] = to_json(*m.checkpoint);
   // Names come from a configuration file, which need not be UTF-8.
   return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-MetricsWriter::MetricsWriter(const fs::path& file, std::int64_t last_step) : path_(file.string()) {
-  if (fs::exists(file)) cut(file, last_step);
-  fd_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  if (fd_ < 0) throw Error(str(path_, ": cannot be written: ", std::strerror(errno)));
-}
+MetricsWriter::MetricsWriter(const fs::path& file, std::int64_t last_step)
+    : file_((cut(file, last_step), file)) {}
 
-MetricsWriter::~MetricsWriter() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-void MetricsWriter::write(const StepMetrics& metrics) {
-  const std::string line = to_json(metrics) + "\n";
-  struct stat before = {};
-  bool good = ::fstat(fd_, &before) == 0;
-  for (std::size_t done = 0; good && done < line.size();) {
-    const ssize_t n = ::write(fd_, line.data() + done, line.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    good = n > 0;
-    if (good) done += std::size_t(n);
-  }
-  if (good) return;
-  const std::string reason = std::strerror(errno);
-  const bool restored = ::ftruncate(fd_, before.st_size) == 0;
-  throw Error(
-      str(path_, ": cannot be written: ", reason, restored ? "" : " (its last line is torn)"));
-}
+void MetricsWriter::write(const StepMetrics& metrics) { file_.append(to_json(metrics) + "\n"); }
 
 std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double eta_seconds) {
   const std::string total = fmt::format("{}", total_steps);

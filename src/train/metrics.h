@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/append_file.h"
 #include "train/checkpoint_saver.h"
 
 namespace moe {
@@ -31,7 +32,9 @@ struct StepMetrics {
   std::vector<double> router_entropy;       // per layer, nats
   std::vector<double> probability_entropy;  // per layer, nats
   std::vector<std::int64_t> dead_experts;   // per layer: without a pair in this step
-  std::int64_t dropped_tokens = 0;          // (token, slot) pairs over capacity, all layers
+  /// [layer with experts][expert]: (token, slot) pairs; empty: not in this step's line.
+  std::vector<std::vector<std::int64_t>> expert_load;
+  std::int64_t dropped_tokens = 0;  // (token, slot) pairs over capacity, all layers
   /// Rank 0's waits for collectives within the step, and their parts by phase.
   double exposed_comm_seconds = NAN;
   std::map<std::string, double> exposed_comm_by_phase;
@@ -54,16 +57,12 @@ class MetricsWriter {
   /// Goes on after `last_step` (0: a new run). Lines of later steps and lines that a crash tore are
   /// moved to FILE.before-<last_step>. Throws Error when the file cannot be written.
   MetricsWriter(const std::filesystem::path& file, std::int64_t last_step);
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   /// Throws Error when the line cannot be written; the file then ends with the line before.
   void write(const StepMetrics& metrics);
 
  private:
-  std::string path_;
-  int fd_ = -1;
+  AppendFile file_;
 };
 
 /// A line for people: "step 120/1000 | loss 2.3456 | lr 2.00e-04 | ... | 2h07m left". Leaves out

@@ -27,6 +27,7 @@ void describe_routing(const StepResult& r, StepMetrics& m) {
     const std::vector<std::int64_t>& load = r.loads[l];
     const double pairs = double(std::accumulate(load.begin(), load.end(), std::int64_t{0}));
     if (pairs == 0) continue;  // a dense layer
+    m.expert_load.push_back(load);
     const double most = double(*std::max_element(load.begin(), load.end()));
     m.load_max_over_mean.push_back(most * double(load.size()) / pairs);
     m.router_entropy.push_back(entropy(load, pairs));

@@ -149,7 +149,7 @@ void Trainer::prepare_folder(const fs::path& run) {
   TrainConfig effective = config_;
   effective.run.overwrite = false;  // the saved file must not delete the run when it is used again
   save_config(effective, run / "config.yaml");
-  metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", progress_.step);
+  metrics_ = std::make_unique<RunMetrics>(config_.run, progress_.step, progress_.tokens);
   heartbeat_ = Heartbeat(run / "heartbeat.json");
 }
 
@@ -303,7 +303,7 @@ void Trainer::roll_back() {
   if (world_.rank() == 0) {
     (void)abandon_checkpoints_after(run / "checkpoints", progress_.step);
     metrics_ = nullptr;
-    metrics_ = std::make_unique<MetricsWriter>(run / "metrics.jsonl", progress_.step);
+    metrics_ = std::make_unique<RunMetrics>(config_.run, progress_.step, progress_.tokens);
   }
 }
 

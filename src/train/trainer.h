@@ -17,6 +17,7 @@
 #include "train/heartbeat.h"
 #include "train/metrics.h"
 #include "train/run_checkpoints.h"
+#include "train/run_metrics.h"
 
 namespace moe {
 
@@ -88,7 +89,7 @@ class Trainer {
   std::unique_ptr<const FaultDrills> drills_;
   std::unique_ptr<RunCheckpoints> checkpoints_;
   RunProgress progress_;  // but for what the engine and the guard know: progress() is whole
-  std::unique_ptr<MetricsWriter> metrics_;
+  std::unique_ptr<RunMetrics> metrics_;
   Heartbeat heartbeat_;  // writes on rank 0 alone
   Guard guard_;
   bool stop_ = false;            // a rank has been asked to stop: known to all

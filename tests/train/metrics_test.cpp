@@ -72,6 +72,7 @@ StepMetrics full() {
   m.load_max_over_mean = {1.25, 1.5};
   m.router_entropy = {std::numeric_limits<double>::max()};
   m.dead_experts = {0, 2};
+  m.expert_load = {{5, 3}, {0, 8}};
   m.dropped_tokens = 3;
   m.exposed_comm_seconds = 0.01;
   m.exposed_comm_by_phase = {{"dispatch", 0.0075}, {"combine", 0.0025}};
@@ -92,11 +93,13 @@ TEST_F(Metrics, NumbersKeepEveryBitAndNaNIsNull) {
   EXPECT_EQ(j.at("router_entropy").at(0).get<double>(), std::numeric_limits<double>::max());
   EXPECT_EQ(j.at("load_max_over_mean"), (std::vector<double>{1.25, 1.5}));
   EXPECT_EQ(j.at("dead_experts"), (std::vector<int>{0, 2}));
+  EXPECT_EQ(j.at("expert_load"), (std::vector<std::vector<int>>{{5, 3}, {0, 8}}));
   EXPECT_EQ(j.at("dropped_tokens"), 3);
   EXPECT_EQ(j.at("phase_seconds").at("backward"), 1.0);
   EXPECT_EQ(j.at("exposed_comm_by_phase").at("dispatch"), 0.0075);
   EXPECT_EQ(j.at("memory_bytes").at("total"), std::int64_t{1} << 40);
   EXPECT_FALSE(j.contains("held_out_loss"));
+  EXPECT_FALSE(nlohmann::json::parse(to_json(StepMetrics{})).contains("expert_load"));
   EXPECT_TRUE(nlohmann::json::parse(to_json(StepMetrics{})).at("loss").is_null());
 }
 

@@ -16,6 +16,8 @@ TEST(RouterMetrics, SayHowEvenLoadAndProbabilitiesAre) {
   StepMetrics m;
   describe_routing(r, m);
   EXPECT_EQ(m.load_max_over_mean, (std::vector<double>{1, 2, 4}));
+  EXPECT_EQ(m.expert_load,
+            (std::vector<std::vector<std::int64_t>>{{5, 5, 5, 5}, {10, 10, 0, 0}, {20, 0, 0, 0}}));
   EXPECT_EQ(m.dead_experts, (std::vector<std::int64_t>{0, 2, 3}));
   ASSERT_EQ(m.router_entropy.size(), 3u);
   EXPECT_NEAR(m.router_entropy[0], std::log(4.0), 1e-15);
