@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -77,6 +78,7 @@ int report_error(const std::string& name, int rank) {
 int run_program(int argc, char** argv, const ProgramText& text,
                 const std::function<Action(CLI::App&)>& define) {
   wait_politely(argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit is an error with words, no death
   try {
     CLI::App app(text.description, text.name);
     app.set_version_flag("--version", text.name + " " MOE_VERSION);
@@ -107,16 +109,21 @@ Progress::Progress(std::string what, std::int64_t total, std::string rate_unit)
 
 Progress::~Progress() { finish(); }
 
+void Progress::start_from(std::int64_t done, std::int64_t items) {
+  first_done_ = done;
+  first_items_ = items;
+}
+
 void Progress::update(std::int64_t done, std::int64_t items) {
   const auto now = Clock::now();
   if (quiet_ || now < next_) return;
   next_ = now + (terminal_ ? Clock::duration(kRedraw) : Clock::duration(kPlainLine));
   const double seconds = std::chrono::duration<double>(now - start_).count();
-  const double fraction = total_ > 0 ? std::min(1.0, double(done) / double(total_)) : 0;
-  draw(fraction, double(items) / seconds, seconds);
+  draw(done, double(items - first_items_) / seconds, seconds);
 }
 
-void Progress::draw(double fraction, double items_per_second, double seconds) {
+void Progress::draw(std::int64_t done, double items_per_second, double seconds) {
+  const double fraction = total_ > 0 ? std::min(1.0, double(done) / double(total_)) : 0;
   std::string line = what_ + " ";
   if (total_ > 0) {
     const int filled = int(fraction * kBarWidth);
@@ -127,8 +134,10 @@ void Progress::draw(double fraction, double items_per_second, double seconds) {
   }
   line += fmt::format("{} {}/s, {} gone", readable_count(items_per_second), rate_unit_,
                       readable_seconds(seconds));
-  if (fraction > 0)
-    line += fmt::format(", {} left", readable_seconds(seconds * (1 - fraction) / fraction));
+  if (total_ > 0 && done > first_done_)
+    line += fmt::format(
+        ", {} left", readable_seconds(seconds * double(std::max<std::int64_t>(total_ - done, 0)) /
+                                      double(done - first_done_)));
   if (terminal_)
     std::fprintf(stderr, "\r\033[K%s", line.c_str());
   else

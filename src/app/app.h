@@ -69,6 +69,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// So much was done before this run began: rate and time left count from there.
+  void start_from(std::int64_t done, std::int64_t items);
   /// `done` of `total`, and how many items that was. Cheap: draws ten times a second at most.
   void update(std::int64_t done, std::int64_t items);
   /// Removes the bar, so that what is printed next begins on a clean line.
@@ -77,10 +79,10 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
 
-  void draw(double fraction, double items_per_second, double seconds);
+  void draw(std::int64_t done, double items_per_second, double seconds);
 
   std::string what_, rate_unit_;
-  std::int64_t total_;
+  std::int64_t total_, first_done_ = 0, first_items_ = 0;
   bool quiet_, terminal_, drawn_ = false;
   Clock::time_point start_, next_;
 };

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "app/app.h"
+#include "app/data_commands.h"
 #include "core/error.h"
-#include "core/log.h"
-#include "core/readable.h"
-#include "data/build_shards.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 
@@ -27,107 +27,14 @@ const ProgramText kText{
   moe-data build --input stories.txt --separator '<|endoftext|>' --tokenizer tokenizer.model
            --domain stories --output stories.h5 --bos --eos
            --held-out 0.01 --held-out-output stories-held-out.h5
+  moe-data build --raw SlimPajama/*.jsonl.zst --tokenizer models/llama-2-7b --bos
+           --held-out 0.001 --shard-tokens 1000000000 --output data/slimpajama
   moe-data build --tokenized ids.jsonl --vocab-size 32000 --domain code --output code.h5
   moe-data inspect data/wiki.h5 --json
   moe-data inspect data/wiki.h5 --show 2 --tokenizer models/llama-2-7b
   moe-data verify data/*.h5)"};
 
 void print(const ordered_json& object) { std::printf("%s\n", object.dump().c_str()); }
-
-struct BuildArguments {
-  BuildOptions options;
-  std::vector<std::string> input, tokenized;
-  std::string tokenizer, output, held_out, held_out_output, separator;
-  bool json = false;
-};
-
-int build(BuildArguments& arguments, bool has_separator) {
-  BuildOptions& options = arguments.options;
-  MOE_REQUIRE(arguments.input.empty() != arguments.tokenized.empty(),
-              "give either --input (text) or --tokenized (token ids)");
-  options.tokenized = arguments.input.empty();
-  const auto& inputs = options.tokenized ? arguments.tokenized : arguments.input;
-  options.inputs.assign(inputs.begin(), inputs.end());
-  options.output = arguments.output;
-  options.held_out_output = arguments.held_out_output;
-  if (has_separator) options.separator = arguments.separator;
-  if (!arguments.held_out.empty()) options.held_out = parse_held_out(arguments.held_out);
-  std::optional<Tokenizer> tokenizer;
-  if (!arguments.tokenizer.empty()) tokenizer = Tokenizer::open(arguments.tokenizer);
-  options.tokenizer = tokenizer ? &*tokenizer : nullptr;
-
-  std::int64_t input_bytes = 0;
-  for (const fs::path& input : options.inputs) {
-    std::error_code unreadable;  // said by whoever opens it
-    const auto size = fs::file_size(input, unreadable);
-    if (!unreadable) input_bytes += std::int64_t(size);
-  }
-  Progress progress("tokenizing", input_bytes, "tokens");
-  const BuildReport report = build_shards(
-      options, [&](std::int64_t bytes, std::int64_t tokens) { progress.update(bytes, tokens); });
-  progress.finish();
-
-  const std::int64_t tokens = report.written.tokens + report.held_out.tokens;
-  const double rate = double(tokens) / std::max(report.seconds, 1e-9);
-  if (arguments.json) {
-    ordered_json object = {{"output", arguments.output},
-                           {"domain", options.domain},
-                           {"documents", report.written.documents},
-                           {"tokens", report.written.tokens},
-                           {"empty_documents", report.empty},
-                           {"skipped_documents", report.skipped},
-                           {"seconds", report.seconds},
-                           {"tokens_per_second", rate}};
-    if (options.held_out)
-      object["held_out"] = {{"output", arguments.held_out_output},
-                            {"documents", report.held_out.documents},
-                            {"tokens", report.held_out.tokens}};
-    print(object);
-    return kExitOk;
-  }
-  const auto line = [](const std::string& file, const TokenWriter::Written& written) {
-    fmt::print("{}: {} documents, {} tokens\n", file, written.documents, written.tokens);
-  };
-  line(arguments.output, report.written);
-  if (options.held_out) line(arguments.held_out_output, report.held_out);
-  if (report.empty > 0) fmt::print("{} empty documents left out\n", report.empty);
-  if (report.skipped > 0) fmt::print("{} unusable lines left out\n", report.skipped);
-  fmt::print("{} tokens/s, {}\n", readable_count(rate), readable_seconds(report.seconds));
-  return kExitOk;
-}
-
-Action define_build(CLI::App& app) {
-  auto arguments = std::make_shared<BuildArguments>();
-  BuildArguments& a = *arguments;
-  BuildOptions& o = a.options;
-  app.add_option("--input", a.input,
-                 "Text: .jsonl or .txt files, also .gz and .zst; read in this order");
-  app.add_option("--tokenized", a.tokenized,
-                 "Token ids: jsonl files of {\"input_ids\": [...]} lines, also .gz and .zst");
-  app.add_option("--tokenizer", a.tokenizer, "sentencepiece tokenizer.model, or its folder");
-  app.add_option("--vocab-size", o.vocabulary_size,
-                 "Size of the vocabulary (default: the tokenizer's)")
-      ->check(CLI::PositiveNumber);
-  app.add_option("--domain", o.domain, "Name of the domain")->required();
-  app.add_option("--output", a.output, "The shard to write; its manifest goes to OUTPUT.json")
-      ->required();
-  app.add_option("--field", o.field, "Field of a jsonl line (default: text, or input_ids)");
-  const CLI::Option* separator = app.add_option(
-      "--separator", a.separator,
-      "Line that parts a .txt file into documents ('' for blank lines; default: one a file)");
-  app.add_flag("--bos", o.bos, "Put the tokenizer's BOS id before every document");
-  app.add_flag("--eos", o.eos, "Put the tokenizer's EOS id after every document");
-  app.add_option("--held-out", a.held_out,
-                 "Set apart N documents, or a fraction of them (0.01), chosen by the seed");
-  app.add_option("--held-out-output", a.held_out_output, "The shard for the held-out documents");
-  app.add_option("--seed", o.seed, "Chooses the held-out documents")->capture_default_str();
-  app.add_flag("--skip-bad", o.skip_bad, "Leave out and count lines that cannot be used");
-  app.add_option("--threads", o.threads, "Threads that tokenize (default: all cores)")
-      ->check(CLI::PositiveNumber);
-  app.add_flag("--force", o.force, "Replace existing shards");
-  app.add_flag("--json", a.json, "Print the result as one JSON object");
-  return [arguments, separator] { return build(*arguments, separator->count() > 0); };
-}
 
 struct InspectArguments {
   std::string shard, tokenizer;
@@ -219,7 +126,9 @@ Action define_verify(CLI::App& app) {
 Action define(CLI::App& app) {
   app.require_subcommand(1);
   Subcommands commands(app);
-  commands.add("build", "Write a token shard from text or token ids", define_build);
+  commands.add("build", "Write token shards from text or token ids", define_data_build);
+  commands.add("split-raw", "Part raw jsonl files into a folder for each domain",
+               define_data_split_raw);
   commands.add("inspect", "Say what a token shard holds", define_inspect);
   commands.add("verify", "Check every byte of token shards", define_verify);
   return [commands] { return commands.parsed()(); };

@@ -2,187 +2,307 @@
 #include "data/build_shards.h"
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
-#include <deque>
-#include <future>
-#include <thread>
+#include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "core/log.h"
 #include "core/rng.h"
+#include "data/build_plan.h"
 #include "data/checksum.h"
+#include "data/job_folder.h"
+#include "data/ordered_pipeline.h"
 #include "data/text_reader.h"
-#include "data/token_format.h"
 
 namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
 
-/// What one thread works on at a time.
+/// What one thread works on at a time, bytes of text.
 constexpr std::size_t kBatchBytes = 1 << 20;
-constexpr std::size_t kBatchDocuments = 4096;
-/// Skipped lines that are named one by one.
-constexpr std::int64_t kNamedSkips = 10;
 
-struct Item {
-  std::size_t input;  // index of its file
-  bool plain_text;
-  RawDocument document;
-};
-
-struct Batch {
-  std::vector<Item> items;
-  std::int64_t bytes_read = 0;  // of all inputs, when the batch was complete
-};
-
-/// The documents of all inputs, front to back, in batches.
-class BatchReader {
- public:
-  explicit BatchReader(const BuildOptions& options) : options_(options) {}
-
-  bool next(Batch& batch) {
-    batch = {};
-    std::size_t bytes = 0;
-    while (bytes < kBatchBytes && batch.items.size() < kBatchDocuments && open_input()) {
-      Item item{input_, reader_->plain_text(), {}};
-      if (reader_->next(item.document)) {
-        bytes += item.document.content.size();
-        batch.items.push_back(std::move(item));
-      } else {
-        finished_bytes_ += reader_->bytes_read();
-        reader_.reset();
-        ++input_;
-      }
-    }
-    batch.bytes_read = finished_bytes_ + (reader_ ? reader_->bytes_read() : 0);
-    return !batch.items.empty();
-  }
-
- private:
-  bool open_input() {
-    if (!reader_ && input_ < options_.inputs.size())
-      reader_.emplace(options_.inputs[input_], options_.separator);
-    return reader_.has_value();
-  }
-
-  const BuildOptions& options_;
-  std::size_t input_ = 0;
-  std::optional<DocumentReader> reader_;
-  std::int64_t finished_bytes_ = 0;
-};
-
-struct Tokenized {
-  std::vector<std::int32_t> ids;  // of all documents, one after the other
-  std::vector<std::size_t> ends;  // of each document in ids
-  std::int64_t empty = 0;
-  std::vector<std::string> skipped;  // why, one message each
-};
-
-/// A build with its defaults filled in.
-struct Plan {
-  const BuildOptions& options;
-  std::string field;
-  TokenFileInfo info;
-
-  std::vector<std::int32_t> ids_of(const Item& item) const {
-    const std::string where = str(options.inputs[item.input].string(), ":", item.document.line);
-    if (options.tokenized)
-      return parse_ids(item.document.content, field, info.vocabulary_size, where);
-    if (!item.plain_text)
-      return options.tokenizer->encode(parse_text(item.document.content, field, where));
-    check_utf8(item.document.content, where);
-    return options.tokenizer->encode(item.document.content);
-  }
-
-  Tokenized tokenize(const Batch& batch) const {
-    Tokenized result;
-    for (const Item& item : batch.items) {
-      std::vector<std::int32_t> ids;
-      try {
-        ids = ids_of(item);
-      } catch (const InputError& e) {
-        if (!options.skip_bad) throw;
-        result.skipped.push_back(e.what());
-        continue;
-      }
-      if (ids.empty()) {
-        ++result.empty;
-        continue;
-      }
-      if (info.bos_id >= 0) result.ids.push_back(info.bos_id);
-      result.ids.insert(result.ids.end(), ids.begin(), ids.end());
-      if (info.eos_id >= 0) result.ids.push_back(info.eos_id);
-      result.ends.push_back(result.ids.size());
-    }
-    return result;
-  }
-};
-
-/// The id that --bos or --eos stands for, -1 without it.
-std::int32_t boundary_id(bool wanted, const Tokenizer* tokenizer, std::int32_t id,
-                         const char* option) {
-  if (!wanted) return -1;
-  MOE_REQUIRE(tokenizer != nullptr, option, " needs --tokenizer, which knows the id");
-  MOE_REQUIRE(id >= 0, option, ": the tokenizer has no such id");
-  return id;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-Plan make_plan(const BuildOptions& options) {
-  const Tokenizer* tokenizer = options.tokenizer;
-  MOE_REQUIRE(!options.inputs.empty(), "no input files");
-  MOE_REQUIRE(options.tokenized || tokenizer != nullptr, "text needs a tokenizer (--tokenizer)");
-  MOE_REQUIRE(options.vocabulary_size > 0 || tokenizer != nullptr,
-              "the vocabulary size of tokenized input is not known (--vocab-size)");
-  MOE_REQUIRE(options.held_out.has_value() == !options.held_out_output.empty(),
-              "--held-out and --held-out-output belong together");
-  MOE_REQUIRE(options.held_out_output != options.output,
-              "--output and --held-out-output are the same file");
-  Plan plan{.options = options,
-            .field = !options.field.empty() ? options.field
-                     : options.tokenized    ? "input_ids"
-                                            : "text",
-            .info = {.domain = options.domain,
-                     .tokenizer_hash = tokenizer ? tokenizer->hash() : "",
-                     .vocabulary_size = options.vocabulary_size}};
-  if (tokenizer != nullptr) {
-    if (plan.info.vocabulary_size == 0) plan.info.vocabulary_size = tokenizer->vocabulary_size();
-    MOE_REQUIRE(plan.info.vocabulary_size >= tokenizer->vocabulary_size(), "--vocab-size ",
-                plan.info.vocabulary_size, " is less than the tokenizer's ",
-                tokenizer->vocabulary_size());
-    plan.info.bos_id = boundary_id(options.bos, tokenizer, tokenizer->bos_id(), "--bos");
-    plan.info.eos_id = boundary_id(options.eos, tokenizer, tokenizer->eos_id(), "--eos");
+/// A document ready to be stored: one piece or more, each with its BOS and EOS.
+struct Encoded {
+  Examined what;
+  std::int64_t text_bytes = 0;
+  std::vector<std::int32_t> ids;
+  std::vector<std::size_t> ends;  // of each piece in ids
+};
+
+struct EncodedBatch {
+  std::vector<Encoded> documents;
+  InputPosition end;
+  std::int64_t bytes_read = 0;
+};
+
+/// A domain's documents on their way to its shards.
+struct Collected {
+  std::string name;
+  std::int64_t text_bytes;
+  TokenWriter writer;
+};
+
+/// A shard that is to be written.
+struct Output {
+  std::size_t domain;
+  bool held_out;
+  fs::path path;
+  TokenWriter::Range range;
+};
+
+class Build {
+ public:
+  Build(const BuildOptions& options, const BuildProgress& progress)
+      : plan_(options), progress_(progress), intake_(plan_.intake), job_(open_job(plan_)) {}
+
+  BuildReport run();
+
+ private:
+  static JobFolder open_job(const BuildPlan& plan) {
+    if (plan.options.sets) fs::create_directory(plan.options.output);
+    return JobFolder(plan.job_folder, plan.reading_job(), plan.options.force);
+  }
+  void restore();
+  void save();
+
+  void read();
+  Encoded encode(const SourceDocument& document) const;
+  void store(const Encoded& document);
+  Collected& collected(const std::string& domain, const TokenWriter::Waiting& waiting);
+
+  std::vector<Output> choose_outputs();
+  TokenWriter::Keep kept(const Output& output) const;
+  void write();
+
+  BuildPlan plan_;
+  const BuildProgress& progress_;
+  Intake intake_;
+  JobFolder job_;
+  std::vector<Collected> domains_;
+  InputPosition position_;
+  std::int64_t bytes_read_ = 0, tokens_ = 0;
+  bool all_read_ = false;
+  std::vector<BuildReport::Shard> shards_;   // written
+  std::vector<std::vector<bool>> held_out_;  // for each domain, each document
+};
+
+void Build::restore() {
+  json state;
+  if (!job_.state().empty()) state = json::parse(job_.state());
+  const bool writing = state.is_object() && state["writing"] == json::parse(plan_.writing_job());
+  if (!writing) plan_.require_free();
+  if (state.is_null()) return;
+
+  position_ = {state["position"][0].get<std::size_t>(), state["position"][1].get<std::int64_t>()};
+  bytes_read_ = state["bytes_read"].get<std::int64_t>();
+  all_read_ = state["all_read"].get<bool>();
+  intake_.restore(state["intake"].dump());
+  for (const json& d : state["domains"]) {
+    const TokenWriter::Waiting waiting{d["documents"].get<std::int64_t>(),
+                                       d["tokens"].get<std::int64_t>()};
+    collected(d["name"].get<std::string>(), waiting).text_bytes =
+        d["text_bytes"].get<std::int64_t>();
+    tokens_ += waiting.tokens;
+  }
+  if (writing)
+    for (const json& s : state["shards"])
+      shards_.push_back({s["path"].get<std::string>(), s["domain"].get<std::string>(),
+                         s["held_out"].get<bool>(), s["documents"].get<std::int64_t>(),
+                         s["tokens"].get<std::int64_t>()});
+  log_info("going on where an earlier run stopped: {} tokens are there", tokens_);
+}
+
+void Build::save() {
+  json domains = json::array(), shards = json::array();
+  for (Collected& d : domains_) {
+    const TokenWriter::Waiting waiting = d.writer.sync();
+    domains.push_back({{"name", d.name},
+                       {"documents", waiting.documents},
+                       {"tokens", waiting.tokens},
+                       {"text_bytes", d.text_bytes}});
+  }
+  for (const BuildReport::Shard& s : shards_)
+    shards.push_back({{"path", s.path.string()},
+                      {"domain", s.domain},
+                      {"held_out", s.held_out},
+                      {"documents", s.documents},
+                      {"tokens", s.tokens}});
+  job_.save(json{
+      {"position", {position_.input, position_.documents}},
+      {"bytes_read", bytes_read_},
+      {"all_read", all_read_},
+      {"intake", json::parse(intake_.state())},
+      {"domains", domains},
+      {"writing", all_read_ ? json::parse(plan_.writing_job()) : json()},
+      {"shards",
+       shards}}.dump());
+}
+
+Collected& Build::collected(const std::string& domain, const TokenWriter::Waiting& waiting) {
+  for (Collected& d : domains_)
+    if (d.name == domain) return d;
+  TokenFileInfo info = plan_.info;
+  info.domain = domain;
+  const fs::path stem = job_.path() / std::to_string(domains_.size());
+  return domains_.emplace_back(Collected{domain, 0, TokenWriter(info, stem, waiting)});
+}
+
+Encoded Build::encode(const SourceDocument& document) const {
+  Encoded result;
+  std::vector<std::int32_t> ids;
+  if (plan_.options.tokenized) {
+    result.what = intake_.examine(document, [&](const std::string& where, Examined&) {
+      ids = parse_ids(document.raw.content, plan_.intake.field, plan_.info.vocabulary_size, where);
+    });
   } else {
-    boundary_id(options.bos, tokenizer, -1, "--bos");
-    boundary_id(options.eos, tokenizer, -1, "--eos");
+    result.what = intake_.examine(document);
+    if (result.what.fate != Fate::taken) return result;
+    result.text_bytes = std::int64_t(result.what.text.size());
+    ids = plan_.options.tokenizer->encode(result.what.text);
+    result.what.text = {};
   }
-  for (const fs::path& output : {options.output, options.held_out_output}) {
-    if (output.empty()) continue;
-    const bool exists = fs::exists(output) || fs::exists(manifest_path(output));
-    MOE_REQUIRE(options.force || !exists, output.string(), ": exists; --force replaces it");
-    MOE_REQUIRE(!fs::is_directory(output), output.string(), ": a folder; name a file");
-    const fs::path folder = output.has_parent_path() ? output.parent_path() : fs::path(".");
-    MOE_REQUIRE(fs::is_directory(folder), folder.string(), ": no such folder");
+  if (result.what.fate == Fate::taken && ids.empty()) result.what.fate = Fate::empty;
+
+  const bool bos = plan_.info.bos_id >= 0, eos = plan_.info.eos_id >= 0;
+  const std::size_t most = plan_.options.cut_documents > 0
+                               ? std::size_t(plan_.options.cut_documents) - bos - eos
+                               : ids.size();
+  for (std::size_t begin = 0; begin < ids.size(); begin += most) {
+    if (bos) result.ids.push_back(plan_.info.bos_id);
+    result.ids.insert(result.ids.end(), ids.begin() + std::ptrdiff_t(begin),
+                      ids.begin() + std::ptrdiff_t(std::min(begin + most, ids.size())));
+    if (eos) result.ids.push_back(plan_.info.eos_id);
+    result.ends.push_back(result.ids.size());
   }
-  return plan;
+  return result;
+}
+
+void Build::store(const Encoded& document) {
+  if (!intake_.admit(document.what)) return;
+  Collected& domain = collected(document.what.domain, {});
+  domain.text_bytes += document.text_bytes;
+  std::size_t first = 0;
+  for (const std::size_t end : document.ends) {
+    domain.writer.append({document.ids.data() + first, end - first});
+    first = end;
+  }
+  tokens_ += std::int64_t(document.ids.size());
+}
+
+void Build::read() {
+  BatchReader reader = intake_.reader(kBatchBytes, position_);
+  const auto tell = [&] {
+    if (progress_) progress_(bytes_read_, tokens_);
+  };
+  tell();
+  Clock::time_point saved = Clock::now();
+  ordered_pipeline<Batch, EncodedBatch>(
+      pipeline_threads(plan_.options.threads), [&](Batch& batch) { return reader.next(batch); },
+      [&](Batch&& batch) {
+        EncodedBatch result{{}, batch.end, batch.bytes_read};
+        for (const SourceDocument& d : batch.documents) result.documents.push_back(encode(d));
+        return result;
+      },
+      [&](EncodedBatch&& batch) {
+        for (const Encoded& d : batch.documents) store(d);
+        position_ = batch.end;
+        bytes_read_ = batch.bytes_read;
+        tell();
+        if (seconds_since(saved) < plan_.options.save_every) return;
+        save();
+        saved = Clock::now();
+      });
+  all_read_ = true;
+}
+
+std::vector<Output> Build::choose_outputs() {
+  const BuildOptions& o = plan_.options;
+  std::vector<Output> outputs;
+  for (std::size_t d = 0; d < domains_.size(); ++d) {
+    const auto& [name, text_bytes, writer] = domains_[d];
+    auto& held_out = held_out_.emplace_back();
+    const std::int64_t total = writer.documents();
+    if (o.held_out) {
+      const std::int64_t count =
+          o.held_out->count > 0
+              ? o.held_out->count
+              : std::max<std::int64_t>(1, std::llround(o.held_out->fraction * double(total)));
+      MOE_REQUIRE(count < total, "--held-out ", count, ": the inputs have ", total,
+                  " documents of ", name, ", and one at least is needed on each side",
+                  " (--cut-documents parts long ones)");
+      held_out = choose_held_out(total, count, o.seed);
+      outputs.push_back({d, true, plan_.held_out_shard(name), writer.all()});
+    }
+    Output output{d, false, plan_.shard(name, 0), writer.all()};
+    std::vector<TokenWriter::Range> ranges = {writer.all()};
+    if (o.shard_tokens > 0) ranges = writer.cut(o.shard_tokens, kept(output));
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      output.path = plan_.shard(name, i);
+      output.range = ranges[i];
+      outputs.push_back(output);
+    }
+  }
+  return outputs;
+}
+
+TokenWriter::Keep Build::kept(const Output& output) const {
+  if (!plan_.options.held_out) return {};
+  return [&held_out = held_out_[output.domain], wanted = output.held_out](std::int64_t i) {
+    return held_out[std::size_t(i)] == wanted;
+  };
+}
+
+void Build::write() {
+  const std::vector<Output> outputs = choose_outputs();
+  if (shards_.empty())
+    for (const Output& output : outputs) plan_.require_free(output.path);
+  save();
+  for (std::size_t i = shards_.size(); i < outputs.size(); ++i) {
+    const Output& output = outputs[i];
+    const auto& [name, text_bytes, writer] = domains_[output.domain];
+    const TokenWriter::Written written = writer.write(output.path, output.range, kept(output));
+    shards_.push_back({output.path, name, output.held_out, written.documents, written.tokens});
+    if (outputs.size() > 1) save();
+  }
+  for (const Collected& d : domains_)
+    plan_.remove_older(
+        d.name, std::size_t(std::count_if(outputs.begin(), outputs.end(), [&](const Output& o) {
+          return !o.held_out && domains_[o.domain].name == d.name;
+        })));
+}
+
+BuildReport Build::run() {
+  const auto start = Clock::now();
+  restore();
+  if (!all_read_) read();
+  const IntakeCounts& left_out = intake_.counts();
+  MOE_REQUIRE(!domains_.empty(), "the inputs hold no document with text (", left_out.empty,
+              " empty, ", left_out.bad, " skipped)");
+  write();
+  BuildReport report;
+  report.shards = std::move(shards_);
+  report.left_out = left_out;
+  for (const Collected& d : domains_)
+    report.domains.push_back({d.name, d.writer.documents(), d.writer.tokens(), d.text_bytes});
+  for (const BuildReport::Shard& shard : report.shards) {
+    TokenWriter::Written& sum = shard.held_out ? report.held_out : report.written;
+    sum.documents += shard.documents;
+    sum.tokens += shard.tokens;
+  }
+  job_.finish();
+  report.seconds = seconds_since(start);
+  return report;
 }
 
 }  // namespace
-
-HeldOutSize parse_held_out(const std::string& text) {
-  const char *begin = text.data(), *end = begin + text.size();
-  HeldOutSize size;
-  if (const auto [rest, error] = std::from_chars(begin, end, size.count);
-      error == std::errc{} && rest == end && size.count > 0)
-    return size;
-  size.count = 0;
-  const auto [rest, error] = std::from_chars(begin, end, size.fraction);
-  MOE_REQUIRE(error == std::errc{} && rest == end && size.fraction > 0 && size.fraction < 1,
-              "--held-out ", text, ": give a number of documents, or a fraction between 0 and 1");
-  return size;
-}
 
 std::vector<bool> choose_held_out(std::int64_t total, std::int64_t count, std::uint64_t seed) {
   // Selection sampling (Knuth, TAOCP 2, algorithm 3.4.2 S): exactly `count`, each set as likely.
@@ -198,63 +318,7 @@ std::vector<bool> choose_held_out(std::int64_t total, std::int64_t count, std::u
 }
 
 BuildReport build_shards(const BuildOptions& options, const BuildProgress& progress) {
-  const auto start = std::chrono::steady_clock::now();
-  const Plan plan = make_plan(options);
-  const std::size_t threads = options.threads > 0
-                                  ? std::size_t(options.threads)
-                                  : std::max<std::size_t>(1, std::thread::hardware_concurrency());
-  TokenWriter writer(plan.info, options.output.parent_path());
-  BuildReport report;
-
-  struct Running {
-    std::future<Tokenized> result;
-    std::int64_t bytes_read;
-  };
-  std::deque<Running> running;  // in input order, which is the order they are written in
-  const auto store_first = [&] {
-    const Tokenized done = running.front().result.get();
-    std::size_t first = 0;
-    for (const std::size_t end : done.ends) {
-      writer.append({done.ids.data() + first, end - first});
-      first = end;
-    }
-    report.empty += done.empty;
-    for (const std::string& reason : done.skipped)
-      if (report.skipped++ < kNamedSkips) log_warning("skipped: {}", reason);
-    if (progress) progress(running.front().bytes_read, writer.tokens());
-    running.pop_front();
-  };
-
-  BatchReader reader(options);
-  for (Batch batch; reader.next(batch);) {
-    if (running.size() == threads) store_first();
-    const std::int64_t bytes_read = batch.bytes_read;
-    running.push_back({std::async(std::launch::async,
-                                  [&plan, work = std::move(batch)] { return plan.tokenize(work); }),
-                       bytes_read});
-  }
-  while (!running.empty()) store_first();
-
-  if (options.held_out) {
-    const std::int64_t total = writer.documents();
-    const std::int64_t count =
-        options.held_out->count > 0
-            ? options.held_out->count
-            : std::max<std::int64_t>(1, std::llround(options.held_out->fraction * double(total)));
-    MOE_REQUIRE(count < total, "--held-out ", count, ": the inputs have ", total,
-                " documents, and one at least is needed on each side");
-    const std::vector<bool> held_out = choose_held_out(total, count, options.seed);
-    report.held_out = writer.write(options.held_out_output,
-                                   [&](std::int64_t i) { return bool(held_out[std::size_t(i)]); });
-    report.written =
-        writer.write(options.output, [&](std::int64_t i) { return !held_out[std::size_t(i)]; });
-  } else {
-    MOE_REQUIRE(writer.documents() > 0, "the inputs hold no document with text (", report.empty,
-                " empty, ", report.skipped, " skipped)");
-    report.written = writer.write(options.output);
-  }
-  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return report;
+  return Build(options, progress).run();
 }
 
 }  // namespace moe

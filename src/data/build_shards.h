@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "data/intake.h"
 #include "data/token_writer.h"
 #include "data/tokenizer.h"
 
@@ -27,31 +28,52 @@ struct BuildOptions {
   const Tokenizer* tokenizer = nullptr;  // needed for text
   std::int64_t vocabulary_size = 0;      // 0: the tokenizer's
   std::string domain;
+  std::optional<SetNames> sets;          // instead of domain: each document's set says it
   std::string field;                     // empty: "text", or "input_ids" when tokenized
   std::optional<std::string> separator;  // parts .txt files into documents
   bool bos = false, eos = false;         // put around every document
+  std::int64_t cut_documents = 0;        // parts documents of more ids than this; 0: none
   bool skip_bad = false;                 // count unusable lines instead of stopping at the first
+  std::int64_t max_bad = -1;             // with skip_bad: how many at most; -1: any number
+  /// A shard X.h5; with shard_tokens shards X-00000.h5, X-00001.h5, ...; with sets a folder, which
+  /// gets DOMAIN.h5 or DOMAIN-00000.h5, ... for each domain.
   std::filesystem::path output;
-  std::optional<HeldOutSize> held_out;
-  std::filesystem::path held_out_output;
-  std::uint64_t seed = 42;  // chooses the held-out documents
-  bool force = false;       // replace existing shards
-  int threads = 0;          // 0: all cores
+  std::int64_t shard_tokens = 0;  // a shard ends with the document that reaches so many; 0: never
+  std::optional<HeldOutSize> held_out;    // of each domain
+  std::filesystem::path held_out_output;  // with sets: not used, DOMAIN-held-out.h5
+  std::uint64_t seed = 42;                // chooses the held-out documents
+  bool force = false;                     // replace existing shards
+  int threads = 0;                        // 0: all cores
+  double save_every = 30;                 // seconds of work that a kill may cost
 };
 
 struct BuildReport {
-  TokenWriter::Written written{0, 0}, held_out{0, 0};
-  std::int64_t empty = 0;    // documents without text, left out
-  std::int64_t skipped = 0;  // unusable lines, left out (skip_bad)
+  struct Domain {
+    std::string name;
+    std::int64_t documents = 0, tokens = 0;  // held-out ones too
+    std::int64_t text_bytes = 0;             // of their text; 0 when tokenized
+  };
+  struct Shard {
+    std::filesystem::path path;
+    std::string domain;
+    bool held_out = false;
+    std::int64_t documents = 0, tokens = 0;
+  };
+  std::vector<Domain> domains;  // in the order in which the inputs first have them
+  std::vector<Shard> shards;
+  TokenWriter::Written written{0, 0}, held_out{0, 0};  // sums over shards
+  IntakeCounts left_out;
   double seconds = 0;
 };
 
-/// Hears the bytes of input read and the tokens made so far.
+/// Hears the bytes of input read and the tokens made so far; first, where an earlier run stopped.
 using BuildProgress = std::function<void(std::int64_t bytes, std::int64_t tokens)>;
 
-/// Writes every document of the inputs, in order, to the output shard or to the held-out one: each
-/// to exactly one of them. The bytes written do not depend on the number of threads. Throws
-/// InputError for input that cannot be used, naming file and line; nothing is written then.
+/// Writes every document of the inputs, in order, to a shard of its domain or to the held-out one:
+/// each to exactly one of them. The bytes written do not depend on the number of threads. What is
+/// done is saved in a folder beside the output; after a kill the same call goes on from there, to
+/// the same bytes. Throws InputError for input that cannot be used, naming file and line; no shard
+/// is written then.
 BuildReport build_shards(const BuildOptions& options, const BuildProgress& progress = {});
 
 /// A seeded choice of `count` out of `total` documents: bit i says whether document i is held out.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -16,7 +17,7 @@ std::string reason_of(const json::exception& e) {
   return std::string(bracket == text.npos ? text : text.substr(bracket + 2));
 }
 
-json parse_field(std::string_view line, const std::string& field, const std::string& where) {
+json parse_object(std::string_view line, const std::string& where) {
   json object;
   try {
     object = json::parse(line);
@@ -25,24 +26,51 @@ json parse_field(std::string_view line, const std::string& field, const std::str
   }
   MOE_REQUIRE(object.is_object(), where, ": a JSON ", object.type_name(),
               " where an object is expected");
+  return object;
+}
+
+json take_field(json&& object, const std::string& field, const std::string& where) {
   const auto it = object.find(field);
   MOE_REQUIRE(it != object.end(), where, ": field '", field,
               "' is missing (choose another with --field)");
   return std::move(*it);
 }
 
-}  // namespace
-
-std::string parse_text(std::string_view line, const std::string& field, const std::string& where) {
-  json value = parse_field(line, field, where);
+std::string take_text(json&& object, const std::string& field, const std::string& where) {
+  json value = take_field(std::move(object), field, where);
   MOE_REQUIRE(value.is_string(), where, ": field '", field, "' is a ", value.type_name(),
               ", not text");
   return std::move(value.get_ref<std::string&>());
 }
 
+}  // namespace
+
+std::string parse_text(std::string_view line, const std::string& field, const std::string& where) {
+  return take_text(parse_object(line, where), field, where);
+}
+
+LabelledText parse_labelled_text(std::string_view line, const std::string& field,
+                                 const std::string& label_path, const std::string& where) {
+  json object = parse_object(line, where);
+  const json* at = &object;
+  for (std::size_t begin = 0; begin <= label_path.size();) {
+    const std::size_t dot = std::min(label_path.find('.', begin), label_path.size());
+    const auto it = at->is_object() ? at->find(label_path.substr(begin, dot - begin)) : at->end();
+    MOE_REQUIRE(it != at->end(), where, ": the set name, field '", label_path,
+                "', is missing (choose another with --set-field)");
+    at = &*it;
+    begin = dot + 1;
+  }
+  MOE_REQUIRE(at->is_string(), where, ": the set name, field '", label_path, "', is a ",
+              at->type_name(), ", not text");
+  LabelledText result{.text = {}, .label = at->get<std::string>()};
+  result.text = take_text(std::move(object), field, where);
+  return result;
+}
+
 std::vector<std::int32_t> parse_ids(std::string_view line, const std::string& field,
                                     std::int64_t vocabulary_size, const std::string& where) {
-  const json value = parse_field(line, field, where);
+  const json value = take_field(parse_object(line, where), field, where);
   MOE_REQUIRE(value.is_array(), where, ": field '", field, "' is a ", value.type_name(),
               ", not a list of token ids");
   std::vector<std::int32_t> ids;

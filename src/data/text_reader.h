@@ -60,6 +60,15 @@ class DocumentReader {
 /// InputError beginning with `where`.
 std::string parse_text(std::string_view line, const std::string& field, const std::string& where);
 
+/// A text, and the name of the set that it is from.
+struct LabelledText {
+  std::string text, label;
+};
+/// The text of a jsonl line as parse_text gives it, and the string at `label_path`: keys with dots
+/// between them ("meta.redpajama_set_name"). Throws InputError beginning with `where`.
+LabelledText parse_labelled_text(std::string_view line, const std::string& field,
+                                 const std::string& label_path, const std::string& where);
+
 /// The token ids of a jsonl line: `line` must be a JSON object whose `field` is a list of whole
 /// numbers from 0 to vocabulary_size - 1. Throws InputError beginning with `where`.
 std::vector<std::int32_t> parse_ids(std::string_view line, const std::string& field,

@@ -12,6 +12,7 @@
 
 #include "core/error.h"
 #include "data/checksum.h"
+#include "data/growing_file.h"
 #include "data/hdf5_support.h"
 #include "data/hdf5_write_driver.h"
 #include "data/mapped_file.h"
@@ -21,65 +22,6 @@ namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A file without a name that grows at its end.
-class SpoolFile {
- public:
-  explicit SpoolFile(const fs::path& folder) {
-    std::string name = (folder / ".moe-data-XXXXXX").string();
-    fd_ = ::mkstemp(name.data());
-    MOE_REQUIRE(fd_ >= 0, folder.string(), ": cannot create a file there: ", std::strerror(errno));
-    ::unlink(name.c_str());
-    buffer_.reserve(kBuffer);
-  }
-  ~SpoolFile() { ::close(fd_); }
-  SpoolFile(const SpoolFile&) = delete;
-  SpoolFile& operator=(const SpoolFile&) = delete;
-
-  void append(const void* bytes, std::size_t count) {
-    if (buffer_.size() + count > kBuffer) flush();
-    const auto* from = static_cast<const std::byte*>(bytes);
-    if (count > kBuffer)
-      write(from, count);
-    else
-      buffer_.insert(buffer_.end(), from, from + count);
-  }
-
-  void flush() {
-    write(buffer_.data(), buffer_.size());
-    buffer_.clear();
-  }
-
-  /// Only what flush() has written.
-  void read(std::int64_t offset, void* bytes, std::size_t count) const {
-    auto* to = static_cast<std::byte*>(bytes);
-    while (count > 0) {
-      const ssize_t n = ::pread(fd_, to, count, offset);
-      if (n < 0 && errno == EINTR) continue;
-      MOE_CHECK(n > 0, "a temporary file cannot be read: ", std::strerror(errno));
-      to += n;
-      offset += n;
-      count -= std::size_t(n);
-    }
-  }
-
- private:
-  static constexpr std::size_t kBuffer = 1 << 20;
-
-  void write(const std::byte* from, std::size_t count) {
-    while (count > 0) {
-      const ssize_t n = ::write(fd_, from, count);
-      if (n < 0 && errno == EINTR) continue;
-      MOE_CHECK(n > 0,
-                "a temporary file beside the shard cannot be written: ", std::strerror(errno));
-      from += n;
-      count -= std::size_t(n);
-    }
-  }
-
-  int fd_ = -1;
-  std::vector<std::byte> buffer_;
-};
 
 void sync(const fs::path& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -159,44 +101,58 @@ class DatasetWriter {
   std::int64_t next_ = 0;
 };
 
+void check(const TokenFileInfo& info) {
+  MOE_REQUIRE(!info.domain.empty() && info.domain.size() <= 255 &&
+                  info.domain.find('\0') == std::string::npos,
+              "a domain needs a name of 1 to 255 bytes");
+  MOE_REQUIRE(info.vocabulary_size > 0 && info.vocabulary_size <= INT32_MAX, "a vocabulary of ",
+              info.vocabulary_size, ": give the number of token ids");
+}
+
 }  // namespace
 
 struct TokenWriter::Impl {
   TokenFileInfo info;
   int token_bytes;
-  mutable SpoolFile token_spool, end_spool;  // tokens; u64 end of every document
-  std::int64_t documents = 0, tokens = 0;
+  mutable GrowingFile token_spool, end_spool;  // tokens; u64 end of every document
+  std::int64_t documents, tokens;
 
-  Impl(TokenFileInfo about, const fs::path& folder)
+  Impl(TokenFileInfo about, GrowingFile token_file, GrowingFile end_file, const Waiting& waiting)
       : info(std::move(about)),
         token_bytes(token_bytes_for(info.vocabulary_size)),
-        token_spool(folder),
-        end_spool(folder) {}
+        token_spool(std::move(token_file)),
+        end_spool(std::move(end_file)),
+        documents(waiting.documents),
+        tokens(waiting.tokens) {}
 
-  /// Calls visit(first, end, kept) for every document in order.
+  /// Calls visit(i, first, end) for every document of the range in order.
   template <class Visit>
-  void for_each_document(Visit&& visit) const {
+  void for_each_document(const Range& range, Visit&& visit) const {
     constexpr std::int64_t kAtOnce = 1 << 16;
-    std::vector<std::uint64_t> ends;
+    std::vector<std::uint64_t> ends(1);
     std::int64_t first = 0;
-    for (std::int64_t i = 0; i < documents; ++i) {
-      if (i % kAtOnce == 0) {
-        ends.resize(std::size_t(std::min(kAtOnce, documents - i)));
+    if (range.first > 0) {
+      end_spool.read((range.first - 1) * 8, ends.data(), 8);
+      first = std::int64_t(ends[0]);
+    }
+    for (std::int64_t i = range.first; i < range.end; ++i) {
+      const std::int64_t at = (i - range.first) % kAtOnce;
+      if (at == 0) {
+        ends.resize(std::size_t(std::min(kAtOnce, range.end - i)));
         end_spool.read(i * 8, ends.data(), ends.size() * 8);
       }
-      const auto end = std::int64_t(ends[std::size_t(i % kAtOnce)]);
+      const auto end = std::int64_t(ends[std::size_t(at)]);
       visit(i, first, end);
       first = end;
     }
   }
 
-  TokenManifest write_hdf5(const fs::path& path, const std::function<bool(std::int64_t)>& keep,
+  TokenManifest write_hdf5(const fs::path& path, const Keep& keep, const Range& range,
                            const Written& total) const;
 };
 
-TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
-                                            const std::function<bool(std::int64_t)>& keep,
-                                            const Written& total) const {
+TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& keep,
+                                            const Range& range, const Written& total) const {
   const auto lock = lock_hdf5();
   const hid_t token_type = token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE;
   Hdf5WriteFile file(path);
@@ -238,8 +194,8 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
     std::vector<std::uint64_t> boundaries = {0};
     std::uint64_t kept_tokens = 0;
     std::int64_t run_first = 0, run_end = 0;  // neighbours that are kept are copied together
-    for_each_document([&](std::int64_t i, std::int64_t first, std::int64_t end) {
-      if (!keep(i)) return;
+    for_each_document(range, [&](std::int64_t i, std::int64_t first, std::int64_t end) {
+      if (keep && !keep(i)) return;
       kept_tokens += std::uint64_t(end - first);
       boundaries.push_back(kept_tokens);
       if (boundaries.size() == 1 << 16) {
@@ -272,13 +228,21 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path,
 }
 
 TokenWriter::TokenWriter(TokenFileInfo info, const fs::path& folder) {
-  MOE_REQUIRE(!info.domain.empty() && info.domain.size() <= 255 &&
-                  info.domain.find('\0') == std::string::npos,
-              "a domain needs a name of 1 to 255 bytes");
-  MOE_REQUIRE(info.vocabulary_size > 0 && info.vocabulary_size <= INT32_MAX, "a vocabulary of ",
-              info.vocabulary_size, ": give the number of token ids");
-  impl_ = std::make_unique<Impl>(std::move(info), folder.empty() ? fs::path(".") : folder);
+  check(info);
+  const fs::path there = folder.empty() ? fs::path(".") : folder;
+  impl_ = std::make_unique<Impl>(std::move(info), GrowingFile::unnamed(there),
+                                 GrowingFile::unnamed(there), Waiting{});
 }
+
+TokenWriter::TokenWriter(TokenFileInfo info, const fs::path& stem, const Waiting& waiting) {
+  check(info);
+  const std::int64_t bytes = waiting.tokens * token_bytes_for(info.vocabulary_size);
+  impl_ =
+      std::make_unique<Impl>(std::move(info), GrowingFile(stem.string() + ".tokens", bytes),
+                             GrowingFile(stem.string() + ".ends", waiting.documents * 8), waiting);
+}
+
+TokenWriter::TokenWriter(TokenWriter&&) noexcept = default;
 TokenWriter::~TokenWriter() = default;
 
 std::int64_t TokenWriter::documents() const { return impl_->documents; }
@@ -301,20 +265,42 @@ void TokenWriter::append(std::span<const std::int32_t> document) {
   ++impl_->documents;
 }
 
-TokenWriter::Written TokenWriter::write(const fs::path& path,
-                                        const std::function<bool(std::int64_t)>& keep) const {
+TokenWriter::Waiting TokenWriter::sync() {
+  impl_->token_spool.sync();
+  impl_->end_spool.sync();
+  return {impl_->documents, impl_->tokens};
+}
+
+std::vector<TokenWriter::Range> TokenWriter::cut(std::int64_t tokens, const Keep& keep) const {
+  impl_->end_spool.flush();
+  std::vector<Range> ranges;
+  std::int64_t begin = 0, held = 0;
+  impl_->for_each_document(all(), [&](std::int64_t i, std::int64_t first, std::int64_t end) {
+    if (keep && !keep(i)) return;
+    held += end - first;
+    if (held < tokens) return;
+    ranges.push_back({begin, i + 1});
+    begin = i + 1;
+    held = 0;
+  });
+  if (held > 0) ranges.push_back({begin, documents()});
+  return ranges;
+}
+
+TokenWriter::Written TokenWriter::write(const fs::path& path, const Range& range,
+                                        const Keep& keep) const {
   impl_->token_spool.flush();
   impl_->end_spool.flush();
   Written total{0, 0};
-  impl_->for_each_document([&](std::int64_t i, std::int64_t first, std::int64_t end) {
-    if (!keep(i)) return;
+  impl_->for_each_document(range, [&](std::int64_t i, std::int64_t first, std::int64_t end) {
+    if (keep && !keep(i)) return;
     ++total.documents;
     total.tokens += end - first;
   });
   MOE_REQUIRE(total.documents > 0, path.string(), ": there is no document to store");
 
   PartialFile shard(path), manifest(manifest_path(path));
-  const std::string text = to_json(impl_->write_hdf5(shard.path(), keep, total));
+  const std::string text = to_json(impl_->write_hdf5(shard.path(), keep, range, total));
   {
     std::ofstream out(manifest.path(), std::ios::binary | std::ios::trunc);
     out << text << std::flush;

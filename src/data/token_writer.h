@@ -6,39 +6,60 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "data/token_file.h"
 
 namespace moe {
 
 /// Collects documents and writes them as token shards. How many there will be need not be known:
-/// documents wait in unnamed files beside the shard, so memory is constant and nothing is left
-/// behind by a run that dies.
+/// documents wait in files beside the shard, so memory is constant.
 class TokenWriter {
  public:
-  /// `folder`: where the waiting documents lie; they take as much room as the shard will.
+  /// Documents wait in files without names in `folder`, as large as the shard will be: nothing is
+  /// left behind by a run that dies.
   TokenWriter(TokenFileInfo info, const std::filesystem::path& folder);
+
+  struct Waiting {
+    std::int64_t documents = 0, tokens = 0;
+  };
+  /// Documents wait in the files STEM.tokens and STEM.ends, which stay. `waiting`: what an earlier
+  /// writer's sync() gave; documents that it took later are dropped. Throws InputError when the
+  /// files hold less.
+  TokenWriter(TokenFileInfo info, const std::filesystem::path& stem, const Waiting& waiting);
   ~TokenWriter();
-  TokenWriter(const TokenWriter&) = delete;
-  TokenWriter& operator=(const TokenWriter&) = delete;
+  TokenWriter(TokenWriter&&) noexcept;
 
   /// Throws InputError for an empty document or an id beyond the vocabulary.
   void append(std::span<const std::int32_t> document);
+  /// Waits until the disk has every document; what is to be given to the next writer.
+  Waiting sync();
 
   std::int64_t documents() const;
   std::int64_t tokens() const;
 
+  /// Documents [first, end), by number.
+  struct Range {
+    std::int64_t first, end;
+  };
+  Range all() const { return {0, documents()}; }
+  /// Whether a document is stored; an empty function: all are.
+  using Keep = std::function<bool(std::int64_t)>;
+
+  /// Parts the documents in order: each range ends with the document by which the kept ones in it
+  /// have `tokens` tokens; the last may have fewer.
+  std::vector<Range> cut(std::int64_t tokens, const Keep& keep = {}) const;
+
   struct Written {
     std::int64_t documents, tokens;
   };
-  /// Writes the documents for which keep(i) holds, in order, as the shard `path` and its manifest.
-  /// Both appear under their names only when complete, the manifest last. Replaces an older shard.
-  /// May be called again, for another selection. Throws InputError when nothing is kept, Error when
-  /// the disk does not take it.
-  Written write(const std::filesystem::path& path,
-                const std::function<bool(std::int64_t)>& keep) const;
-  Written write(const std::filesystem::path& path) const {
-    return write(path, [](std::int64_t) { return true; });
+  /// Writes the documents of the range that are kept, in order, as the shard `path` and its
+  /// manifest. Both appear under their names only when complete, the manifest last. Replaces an
+  /// older shard. May be called again, for another selection. Throws InputError when nothing is
+  /// kept, Error when the disk does not take it.
+  Written write(const std::filesystem::path& path, const Range& range, const Keep& keep = {}) const;
+  Written write(const std::filesystem::path& path, const Keep& keep = {}) const {
+    return write(path, all(), keep);
   }
 
  private:

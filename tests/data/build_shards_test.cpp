@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <set>
 
-#include "data/data_test_support.h"
+#include "data/raw_test_support.h"
 #include "data/text_reader.h"
 #include "data/token_format.h"
 
@@ -56,7 +56,7 @@ TEST_F(BuildShards, KeepsEveryDocumentOnceAndInOrder) {
   expected.insert(expected.end(), c.begin(), c.end());
   EXPECT_EQ(read_documents(TokenFile(options.output)), expected);
   EXPECT_EQ(report.written.documents, 9004);
-  EXPECT_EQ(report.empty, 1);
+  EXPECT_EQ(report.left_out.empty, 1);
   EXPECT_EQ(report.written.tokens, std::int64_t(concatenated(expected).size()));
   EXPECT_EQ(heard_tokens, report.written.tokens);
   std::int64_t size = 0;
@@ -129,9 +129,141 @@ TEST_F(BuildShards, BadLinesStopTheBuildOrAreCounted) {
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), {}), 1) << "only the input";
   options.skip_bad = true;
   const BuildReport report = build_shards(options);
-  EXPECT_EQ(report.skipped, 2);
+  EXPECT_EQ(report.left_out.bad, 2);
   EXPECT_EQ(read_documents(TokenFile(options.output)),
             (std::vector<Document>{{1, 2}, {3}, {1, 2}, {3}}));
+}
+
+TEST_F(BuildShards, ABuildThatStoppedGoesOnToTheSameBytes) {
+  const std::string text = jsonl_of(random_documents(9000, 40, 500));
+  write_bytes(folder_ / "a.jsonl", text);
+  write_bytes(folder_ / "b.jsonl", text + "nonsense\n" + text);
+  auto options = tokenized({"a.jsonl", "b.jsonl"}, 500);
+  options.held_out = HeldOutSize{100, 0};
+  options.shard_tokens = 150000;
+  const auto all_in = [&](const char* name, const BuildProgress& progress = {}) {
+    options.output = folder_ / name / "out.h5";
+    options.held_out_output = folder_ / name / "held.h5";
+    fs::create_directory(folder_ / name);
+    build_shards(options, progress);
+    std::string bytes;
+    for (const char* file : {"out-00000.h5", "out-00001.h5", "out-00002.h5", "out-00003.h5",
+                             "held.h5", "out-00003.h5.json"})
+      bytes += read_bytes(folder_ / name / file);
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_ / name), {}), 10);
+    return bytes;
+  };
+  options.skip_bad = true;
+  const std::string straight = all_in("straight");
+  options.skip_bad = false;
+  options.save_every = 0;
+  EXPECT_THAT(input_error_of([&] { all_in("stopped"); }), HasSubstr("b.jsonl:9001: not valid"));
+  options.skip_bad = true;
+  std::int64_t first = -1;
+  EXPECT_EQ(all_in("stopped",
+                   [&](std::int64_t, std::int64_t tokens) {
+                     if (first < 0) first = tokens;
+                   }),
+            straight);
+  EXPECT_GT(first, 200000) << "what was done before was kept";
+
+  // Other options cannot go on with it, and a shard that is somebody else's is not replaced.
+  options.skip_bad = false;
+  EXPECT_THROW(all_in("other"), InputError);
+  options.vocabulary_size = 600;
+  EXPECT_THAT(input_error_of([&] { all_in("other"); }), HasSubstr("another 'vocab-size'"));
+  options.vocabulary_size = 500;
+  options.skip_bad = true;
+  write_bytes(folder_ / "other/out-00001.h5", "mine");
+  EXPECT_THAT(input_error_of([&] { all_in("other"); }), HasSubstr("out-00001.h5: exists"));
+  fs::remove(folder_ / "other/out-00001.h5");
+  EXPECT_EQ(all_in("other"), straight);
+}
+
+TEST_F(BuildShards, ShardsEndWithTheDocumentThatFillsThem) {
+  std::vector<Document> documents;
+  for (int i = 0; i < 10; ++i) documents.push_back(Document(std::size_t(i + 1), i));
+  write_bytes(folder_ / "a.jsonl", jsonl_of(documents));
+  auto options = tokenized({"a.jsonl"}, 10);
+  options.shard_tokens = 10;
+  const BuildReport report = build_shards(options);
+  std::vector<std::int64_t> sizes;
+  std::vector<Document> read;
+  for (const auto& shard : report.shards) {
+    sizes.push_back(shard.tokens);
+    for (auto& d : read_documents(TokenFile(shard.path))) read.push_back(d);
+  }
+  EXPECT_EQ(sizes, (std::vector<std::int64_t>{10, 11, 15, 19}));
+  EXPECT_EQ(read, documents);
+  options.force = true;
+  options.shard_tokens = 30;
+  build_shards(options);
+  EXPECT_TRUE(fs::exists(folder_ / "out-00001.h5"));
+  EXPECT_FALSE(fs::exists(folder_ / "out-00002.h5")) << "of the build that was replaced";
+  EXPECT_FALSE(fs::exists(folder_ / "out-00003.h5.json"));
+}
+
+TEST_F(BuildShards, LongDocumentsAreCutIntoPieces) {
+  write_bytes(folder_ / "a.jsonl", jsonl_of({{1, 2, 3, 4, 5, 6, 7}, {1, 2, 3}, {8}}));
+  auto options = tokenized({"a.jsonl"}, 10);
+  options.cut_documents = 3;
+  build_shards(options);
+  EXPECT_EQ(read_documents(TokenFile(options.output)),
+            (std::vector<Document>{{1, 2, 3}, {4, 5, 6}, {7}, {1, 2, 3}, {8}}));
+}
+
+TEST_F(BuildShards, RawDocumentsOfSevenSetsBecomeSevenDomains) {
+  MOE_SKIP_WITHOUT_REALDATA("tokenizers/llama2/tokenizer.model");
+  MOE_SKIP_WITHOUT_REALDATA("corpus/redpajama_sample/wiki/sample_wiki1.jsonl");
+  const Tokenizer tokenizer = Tokenizer::open(real_data("tokenizers/llama2"));
+  const std::map<std::string, std::string> samples = {
+      {"RedPajamaArXiv", "arxiv"},    {"RedPajamaCommonCrawl", "cc"},
+      {"RedPajamaGithub", "github"},  {"RedPajamaStackExchange", "stackexchange"},
+      {"RedPajamaWikipedia", "wiki"}, {"RedPajamaC4", "c4-rp"}};
+  // Twenty documents of each set at most, the sets taking turns.
+  std::map<std::string, std::vector<std::string>> texts = {{"RedPajamaBook", {"A book. The end."}}};
+  for (const auto& [set, name] : samples) {
+    std::ifstream in(real_data(str("corpus/redpajama_sample/", name, "/sample_", name, "1.jsonl")));
+    for (std::string line; std::getline(in, line) && texts[set].size() < 20;)
+      if (line.size() < 20000) texts[set].push_back(parse_text(line, "text", ""));
+  }
+  std::string raw;
+  for (std::size_t i = 0; i < 20; ++i)
+    for (const auto& [set, list] : texts)
+      if (i < list.size()) raw += raw_line(set, list[i]);
+  write_bytes(folder_ / "a.jsonl.zst", zstd(raw));
+  BuildOptions options;
+  options.inputs = {folder_ / "a.jsonl.zst"};
+  options.sets = SetNames{};
+  options.tokenizer = &tokenizer;
+  options.bos = true;
+  std::map<std::string, std::string> straight;
+  for (const int threads : {1, 2, 7}) {
+    options.output = folder_ / str("out", threads);
+    options.threads = threads;
+    EXPECT_EQ(build_shards(options).domains.size(), 7u);
+    if (threads == 1) straight = files_below(options.output);
+    EXPECT_EQ(files_below(options.output), straight);
+  }
+  EXPECT_EQ(straight.size(), 14u);
+  for (const auto& [set, list] : texts) {
+    const TokenFile file(options.output / (kSevenSets.at(set) + ".h5"));
+    EXPECT_EQ(file.info().domain, kSevenSets.at(set));
+    std::vector<std::string> read;
+    for (const Document& d : read_documents(file)) {
+      EXPECT_EQ(d[0], 1);
+      read.push_back(tokenizer.decode({d.data() + 1, d.size() - 1}));
+    }
+    EXPECT_EQ(read, list) << set;
+  }
+  options.force = true;
+  options.held_out = HeldOutSize{1, 0};
+  EXPECT_THAT(input_error_of([&] { build_shards(options); }),
+              AllOf(HasSubstr("1 documents of en_book"), HasSubstr("--cut-documents")));
+  options.cut_documents = 3;
+  const BuildReport report = build_shards(options);
+  EXPECT_EQ(report.held_out.documents, 7);
+  EXPECT_EQ(TokenFile(options.output / "en_book-held-out.h5").documents(), 1);
 }
 
 TEST_F(BuildShards, AnExistingShardIsReplacedByForceOnly) {
@@ -193,7 +325,7 @@ TEST_F(BuildShards, PutsBosAndEosAroundTextAndLeavesEmptyDocumentsOut) {
   options.bos = options.eos = true;
   options.output = folder_ / "out.h5";
   const BuildReport report = build_shards(options);
-  EXPECT_EQ(report.empty, 2);
+  EXPECT_EQ(report.left_out.empty, 2);
   const TokenFile file(options.output);
   EXPECT_EQ(read_documents(file),
             (std::vector<Document>{

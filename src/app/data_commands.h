@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "app/app.h"
+#include "data/intake.h"
+
+namespace moe {
+
+/// The options about sets that the commands reading raw lines share.
+struct SetArguments {
+  std::vector<std::string> sets;
+  std::string field, unknown = "stop";
+
+  void define(CLI::App& app);
+  bool given() const;
+  /// Throws InputError.
+  SetNames names() const;
+};
+
+/// Prints what was left out, a line for each reason.
+void print_left_out(const IntakeCounts& counts);
+
+// Subcommands of moe-data: each declares its options and returns what to run.
+Action define_data_build(CLI::App& app);
+Action define_data_split_raw(CLI::App& app);
+
+}  // namespace moe
