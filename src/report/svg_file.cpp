@@ -10,8 +10,8 @@
 namespace moe {
 namespace {
 
-constexpr std::array kColours = {"#2a78d6", "#d4622a", "#159a70", "#6a51b8",
-                                 "#b8860b", "#c83a7a", "#3f7f1f", "#8a5a44"};
+constexpr std::array kColours = {"#1a5fd8", "#b8400a", "#14a880", "#43267f",
+                                 "#dd9200", "#62b4f0", "#33302e", "#c98ab4"};
 constexpr int kLegendRow = 18, kMargin = 10;
 
 std::string styles() {

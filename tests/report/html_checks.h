@@ -42,7 +42,8 @@ inline std::string markup_fault(const std::string& html) {
       open.push_back(name);
     }
     i = end + 1;
-    if (!open.empty() && open.back() == "style") i = html.find("</style>", i);
+    if (!open.empty() && (open.back() == "style" || open.back() == "script"))
+      i = html.find("</" + open.back() + ">", i);
   }
   return open.empty() ? "" : open.back() + " stays open";
 }
