@@ -37,7 +37,8 @@ struct ExpertGroups {
 };
 
 /// Causal grouped-query attention. Query i of a sequence sits at position i + kv_length - q_length
-/// and sees every key up to its own position.
+/// and sees every key up to its own position, or those of its document
+/// (Backend::attention_forward).
 struct AttentionShape {
   std::int64_t batch, q_length, kv_length, heads, kv_heads, head_dim;
 };
@@ -138,10 +139,11 @@ class Backend {
   /// head's vector x of length d and angle a_j of position p and pair j < d/2:
   ///   y[j] = x[j] cos a - x[j+d/2] sin a,   y[j+d/2] = x[j+d/2] cos a + x[j] sin a.
   /// x, y: T[rows, heads * d] (y may be x); cos, sin: acc[positions, d/2]. Row r has position
-  /// first_position + r % length. `inverse` rotates back: the gradient.
+  /// first_position + r % length - starts[r]; starts: i32[rows], undefined = all 0. `inverse`
+  /// rotates back: the gradient.
   virtual void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin,
-                    std::int64_t heads, std::int64_t length, std::int64_t first_position,
-                    bool inverse) = 0;
+                    const Tensor& starts, std::int64_t heads, std::int64_t length,
+                    std::int64_t first_position, bool inverse) = 0;
   /// y[i,:] = table[ids[i],:], zeros where ids[i] < 0. table: T[vocabulary, H].
   virtual void embedding_forward(Tensor& y, const Tensor& table, const Tensor& ids) = 0;
   /// dtable[v,:] = sum over i with ids[i] = v of dy[i,:]. dtable: acc[vocabulary, H].
@@ -150,11 +152,15 @@ class Backend {
   /// h / (heads/kv_heads). q, out: T[batch*q_length, heads*head_dim]; k, v: T[batch*kv_length,
   /// kv_heads*head_dim]; lse: acc[batch, heads, q_length], the log-sum-exp of each row's scores.
   /// Working memory does not grow with q_length * kv_length.
+  /// starts: i32[batch, q_length], for q_length = kv_length: query i sees the keys [starts[i], i]
+  /// of its sequence, 0 <= starts[i] <= i. Undefined: all 0. What is not seen adds nothing, neither
+  /// to the output nor to any gradient.
   virtual void attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
-                                 const Tensor& v, const AttentionShape& shape) = 0;
+                                 const Tensor& v, const Tensor& starts,
+                                 const AttentionShape& shape) = 0;
   virtual void attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,
                                   const Tensor& q, const Tensor& k, const Tensor& v,
-                                  const Tensor& out, const Tensor& lse,
+                                  const Tensor& out, const Tensor& lse, const Tensor& starts,
                                   const AttentionShape& shape) = 0;
 
   // ---- loss -----------------------------------------------------------------------------------

@@ -70,67 +70,94 @@ void store(Matrix<const A> sums, std::int64_t rows, std::int64_t cols, T* to, st
 constexpr std::int64_t kLanes = 16;
 MOE_INLINE std::int64_t whole_lanes(std::int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
-// One step of the online softmax over a tile of scores, of which row r sees the first
-// first_visible + r columns: scores become exp(scale * score - row_max), row_max, row_sum and the
-// weighted values summed so far (out, [rows, head_dim]) move to the new maximum.
+// A tile of scores: what its rows see of its columns.
+struct Tile {
+  std::int64_t rows, cols;
+  std::int64_t diagonal;       // columns up to row 0's own key, that one too
+  const std::int32_t* starts;  // of the rows' documents, null: all 0; from `key` on
+  std::int64_t key;            // of column 0
+
+  /// Row r sees the columns [begin, end), which lie in [first, padded), whole lanes.
+  struct Span {
+    std::int64_t begin, end, first, padded;
+  };
+  MOE_INLINE Span seen_by(std::int64_t r) const {
+    const std::int64_t end = std::clamp<std::int64_t>(diagonal + r, 0, cols);
+    const std::int64_t begin =
+        starts == nullptr ? 0 : std::clamp<std::int64_t>(starts[r] - key, 0, end);
+    return {begin, end, begin / kLanes * kLanes, whole_lanes(end)};
+  }
+};
+
+// The columns of a row that share lanes with those it sees.
 template <class A>
-MOE_VECTORIZE static void softmax_tile(Matrix<A> scores, std::int64_t rows, std::int64_t cols,
-                                       std::int64_t first_visible, A scale, A* row_max, A* row_sum,
-                                       Matrix<A> out, std::int64_t head_dim, bool first_tile) {
-  for (std::int64_t r = 0; r < rows; ++r) {
+MOE_INLINE void fill_unseen_lanes(A* row, const Tile::Span& seen, A value) {
+  for (std::int64_t j = seen.first; j < seen.begin; ++j) row[j] = value;
+  for (std::int64_t j = seen.end; j < seen.padded; ++j) row[j] = value;
+}
+
+template <class A>
+MOE_INLINE void clear_unseen(A* row, const Tile::Span& seen, std::int64_t cols) {
+  std::fill(row, row + seen.begin, A(0));
+  std::fill(row + seen.end, row + cols, A(0));
+}
+
+// One step of the online softmax over a tile of scores: they become exp(scale * score - row_max),
+// row_max, row_sum and the weighted values summed so far (out, [rows, head_dim]) move to the new
+// maximum. They begin at -infinity, 0 and 0.
+template <class A>
+MOE_VECTORIZE static void softmax_tile(Matrix<A> scores, const Tile& tile, A scale, A* row_max,
+                                       A* row_sum, Matrix<A> out, std::int64_t head_dim) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
     A* __restrict s = scores.data + r * scores.stride;
-    const std::int64_t visible = std::clamp<std::int64_t>(first_visible + r, 0, cols);
-    const std::int64_t padded = whole_lanes(visible);
+    const Tile::Span seen = tile.seen_by(r);
+    if (seen.begin == seen.end) {
+      std::fill_n(s, tile.cols, A(0));
+      continue;
+    }
+    // Not seen: e to the power of -infinity adds 0 to a sum that is 1 at least (in float what it
+    // adds, e^-87, is rounded away), and is made 0 afterwards.
+    fill_unseen_lanes(s, seen, -std::numeric_limits<A>::infinity());
     A largest = -std::numeric_limits<A>::infinity();
 #pragma omp simd reduction(max : largest)
-    for (std::int64_t j = 0; j < padded; ++j) {
-      const A x = j < visible ? s[j] : -std::numeric_limits<A>::infinity();
-      largest = x > largest ? x : largest;
-    }
-    const A shift = first_tile ? scale * largest : std::max(row_max[r], scale * largest);
+    for (std::int64_t j = seen.first; j < seen.padded; ++j)
+      largest = s[j] > largest ? s[j] : largest;
+    const A shift = std::max(row_max[r], scale * largest);
     A sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < padded; ++j) {
-      const A e = exp_of_nonpositive(scale * s[j] - shift);
-      const A p = j < visible ? e : A(0);
-      s[j] = p;
-      sum += p;
+    for (std::int64_t j = seen.first; j < seen.padded; ++j) {
+      s[j] = exp_of_nonpositive(scale * s[j] - shift);
+      sum += s[j];
     }
-    for (std::int64_t j = padded; j < cols; ++j) s[j] = 0;
-    if (first_tile) {
-      row_sum[r] = sum;
-    } else {
-      const A correction = exp_of_nonpositive(row_max[r] - shift);
-      row_sum[r] = row_sum[r] * correction + sum;
-      if (correction != A(1)) {
-        A* __restrict o = out.data + r * out.stride;
-        for (std::int64_t d = 0; d < head_dim; ++d) o[d] *= correction;
-      }
+    clear_unseen(s, seen, tile.cols);
+    const A correction = exp_of_nonpositive(row_max[r] - shift);
+    row_sum[r] = row_sum[r] * correction + sum;
+    if (correction != A(1)) {
+      A* __restrict o = out.data + r * out.stride;
+      for (std::int64_t d = 0; d < head_dim; ++d) o[d] *= correction;
     }
     row_max[r] = shift;
   }
 }
 
 // Probabilities p = exp(scale * score - lse), written over the scores, and the gradients of the
-// unscaled scores, scale * p * (dp - delta), over dp. Row r sees the first first_visible + r
-// columns.
+// unscaled scores, scale * p * (dp - delta), over dp.
 template <class A>
-MOE_VECTORIZE static void softmax_backward_tile(Matrix<A> scores, Matrix<A> dp, std::int64_t rows,
-                                                std::int64_t cols, std::int64_t first_visible,
+MOE_VECTORIZE static void softmax_backward_tile(Matrix<A> scores, Matrix<A> dp, const Tile& tile,
                                                 A scale, const A* lse, const A* delta) {
-  for (std::int64_t r = 0; r < rows; ++r) {
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
     A* __restrict s = scores.data + r * scores.stride;
     A* __restrict ds = dp.data + r * dp.stride;
-    const std::int64_t visible = std::clamp<std::int64_t>(first_visible + r, 0, cols);
+    const Tile::Span seen = tile.seen_by(r);
     const A shift = lse[r], mean = delta[r];
-    const std::int64_t padded = whole_lanes(visible);
 #pragma GCC ivdep
-    for (std::int64_t j = 0; j < padded; ++j) {
-      const A p = exp_of_nonpositive(scale * s[j] - shift), gradient = scale * p * (ds[j] - mean);
-      s[j] = j < visible ? p : A(0);
-      ds[j] = j < visible ? gradient : A(0);
+    for (std::int64_t j = seen.first; j < seen.padded; ++j) {
+      const A p = exp_of_nonpositive(scale * s[j] - shift);
+      ds[j] = scale * p * (ds[j] - mean);
+      s[j] = p;
     }
-    for (std::int64_t j = padded; j < cols; ++j) s[j] = ds[j] = 0;
+    clear_unseen(s, seen, tile.cols);
+    clear_unseen(ds, seen, tile.cols);
   }
 }
 
@@ -161,9 +188,17 @@ Matrix<const A> as_const(Matrix<A> m) {
   return {m.data, m.stride};
 }
 
+template <class A>
+Matrix<A> rows_from(Matrix<A> m, std::int64_t row) {
+  return {m.data + row * m.stride, m.stride};
+}
+
 // AttentionShape and what follows from it.
 struct Layout : AttentionShape {
-  explicit Layout(const AttentionShape& shape) : AttentionShape(shape) {}
+  Layout(const AttentionShape& shape, const Tensor& documents)
+      : AttentionShape(shape),
+        starts(documents.defined() ? documents.data<std::int32_t>() : nullptr) {}
+  const std::int32_t* starts;  // of the queries' documents, null: all 0
   std::int64_t group() const { return heads / kv_heads; }
   std::int64_t q_stride() const { return heads * head_dim; }
   std::int64_t kv_stride() const { return kv_heads * head_dim; }
@@ -178,17 +213,27 @@ struct Layout : AttentionShape {
   std::int64_t row(std::int64_t b, std::int64_t h, std::int64_t i) const {
     return (b * heads + h) * q_length + i;
   }
+  const std::int32_t* starts_of(std::int64_t b, std::int64_t i) const {
+    return starts == nullptr ? nullptr : starts + b * q_length + i;
+  }
+  /// The first key that any of `rows` queries from query i on sees.
+  std::int64_t first_key(std::int64_t b, std::int64_t i, std::int64_t rows) const {
+    const std::int32_t* s = starts_of(b, i);
+    return s == nullptr ? 0 : *std::min_element(s, s + rows);
+  }
 };
 
-// The scores of queries [first, end) with keys [key, key + cols) in tiles: f(i, rows, visible) for
-// the queries [i, i + rows) and the keys [key, key + visible) that the last of them sees.
+// The scores of queries [first, end) of sequence b with the keys [key, end_key) in tiles that are
+// as narrow as what their rows see: f(i, tile) where row 0 is query i.
 template <class F>
-void for_tiles(std::int64_t first, std::int64_t end, std::int64_t key, std::int64_t cols,
-               std::int64_t offset, F&& f) {
-  for (std::int64_t i = std::max(first, key - offset); i < end;) {
-    const bool all_visible = i + offset >= key + cols - 1;
+void for_tiles(const Layout& at, std::int64_t b, std::int64_t first, std::int64_t end,
+               std::int64_t key, std::int64_t end_key, F&& f) {
+  for (std::int64_t i = std::max(first, key - at.offset()); i < end;) {
+    const bool all_visible = i + at.offset() >= end_key - 1;
     const std::int64_t rows = std::min(all_visible ? kRows : kDiagonalRows, end - i);
-    f(i, rows, std::min(cols, i + rows + offset - key));
+    const std::int64_t from = std::max(key, at.first_key(b, i, rows));
+    const std::int64_t cols = std::min(end_key, i + rows + at.offset()) - from;
+    if (cols > 0) f(i, Tile{rows, cols, i + at.offset() + 1 - from, at.starts_of(b, i), from});
     i += rows;
   }
 }
@@ -206,22 +251,23 @@ void forward_chunk(const Layout& at, std::int64_t b, std::int64_t h, std::int64_
   const Matrix<A> scores = {at_least(s.scores, kRows * kKeys), kKeys};
   A* row_max = at_least(s.row_max, count);
   A* row_sum = at_least(s.row_sum, count);
-  for (std::int64_t key = 0; key < keys; key += kKeys) {
+  std::fill_n(sums.data, count * d, A(0));
+  std::fill_n(row_max, count, -std::numeric_limits<A>::infinity());
+  std::fill_n(row_sum, count, A(0));
+  for (std::int64_t key = at.first_key(b, first, count); key < keys; key += kKeys) {
     const std::int64_t cols = std::min(kKeys, keys - key), kv = at.kv_index(b, kv_head, key);
     const bool once = count <= kDiagonalRows;
-    const auto k_tile = load(k + kv, at.kv_stride(), cols, d, s.k, once);
-    const auto v_tile = load(v + kv, at.kv_stride(), cols, d, s.v, once);
-    for_tiles(first, first + count, key, cols, at.offset(),
-              [&](std::int64_t i, std::int64_t rows, std::int64_t visible) {
-                const std::int64_t row = i - first;
-                const Matrix<A> out_tile = {sums.data + row * d, d};
-                matrix_product({rows, visible, d, false, true, 0}, {queries.data + row * d, d},
-                               k_tile, scores);
-                softmax_tile<A>(scores, rows, visible, i + at.offset() + 1 - key, A(at.scale()),
-                                row_max + row, row_sum + row, out_tile, d, key == 0);
-                matrix_product({rows, d, visible, false, false, key == 0 ? 0 : 1}, as_const(scores),
-                               v_tile, out_tile);
-              });
+    const auto k_rows = load(k + kv, at.kv_stride(), cols, d, s.k, once);
+    const auto v_rows = load(v + kv, at.kv_stride(), cols, d, s.v, once);
+    for_tiles(at, b, first, first + count, key, key + cols, [&](std::int64_t i, const Tile& tile) {
+      const std::int64_t row = i - first;
+      const Matrix<A> out_tile = {sums.data + row * d, d};
+      matrix_product({tile.rows, tile.cols, d, false, true, 0}, {queries.data + row * d, d},
+                     rows_from(k_rows, tile.key - key), scores);
+      softmax_tile<A>(scores, tile, A(at.scale()), row_max + row, row_sum + row, out_tile, d);
+      matrix_product({tile.rows, d, tile.cols, false, false, 1}, as_const(scores),
+                     rows_from(v_rows, tile.key - key), out_tile);
+    });
   }
   divide_rows<A>(sums, count, d, row_sum);
   store(as_const(sums), count, d, out + at.q_index(b, h, first), at.q_stride());
@@ -249,26 +295,26 @@ void backward_head(const Layout& at, std::int64_t b, std::int64_t kv_head, T* dq
     const auto out_rows = load(out + q_begin, at.q_stride(), length, d, s.out, true);
     row_dots<A>(delta, dout_rows, out_rows, length, d);
     const A* head_lse = lse + at.row(b, h, 0);
+    std::fill_n(dq_sums.data, length * d, A(0));
     for (std::int64_t key = 0; key < keys; key += kKeys) {
       const std::int64_t cols = std::min(kKeys, keys - key), kv = at.kv_index(b, kv_head, key);
-      const auto k_tile = load(k + kv, at.kv_stride(), cols, d, s.k);
-      const auto v_tile = load(v + kv, at.kv_stride(), cols, d, s.v);
-      const Matrix<A> dk_tile = {dk_sums.data + key * d, d}, dv_tile = {dv_sums.data + key * d, d};
-      for_tiles(
-          0, length, key, cols, at.offset(),
-          [&](std::int64_t i, std::int64_t rows, std::int64_t visible) {
-            const Matrix<const A> q_tile = {queries.data + i * d, d};
-            const Matrix<const A> dout_tile = {dout_rows.data + i * d, d};
-            matrix_product({rows, visible, d, false, true, 0}, q_tile, k_tile, scores);
-            matrix_product({rows, visible, d, false, true, 0}, dout_tile, v_tile, dscores);
-            softmax_backward_tile<A>(scores, dscores, rows, visible, i + at.offset() + 1 - key,
-                                     A(at.scale()), head_lse + i, delta + i);
-            matrix_product({visible, d, rows, true, false, 1}, as_const(scores), dout_tile,
-                           dv_tile);
-            matrix_product({visible, d, rows, true, false, 1}, as_const(dscores), q_tile, dk_tile);
-            matrix_product({rows, d, visible, false, false, key == 0 ? 0 : 1}, as_const(dscores),
-                           k_tile, {dq_sums.data + i * d, d});
-          });
+      const auto k_rows = load(k + kv, at.kv_stride(), cols, d, s.k);
+      const auto v_rows = load(v + kv, at.kv_stride(), cols, d, s.v);
+      for_tiles(at, b, 0, length, key, key + cols, [&](std::int64_t i, const Tile& tile) {
+        const std::int64_t rows = tile.rows, n = tile.cols;
+        const auto q_tile = rows_from(queries, i), dout_tile = rows_from(dout_rows, i);
+        const auto k_tile = rows_from(k_rows, tile.key - key);
+        matrix_product({rows, n, d, false, true, 0}, q_tile, k_tile, scores);
+        matrix_product({rows, n, d, false, true, 0}, dout_tile, rows_from(v_rows, tile.key - key),
+                       dscores);
+        softmax_backward_tile<A>(scores, dscores, tile, A(at.scale()), head_lse + i, delta + i);
+        matrix_product({n, d, rows, true, false, 1}, as_const(scores), dout_tile,
+                       rows_from(dv_sums, tile.key));
+        matrix_product({n, d, rows, true, false, 1}, as_const(dscores), q_tile,
+                       rows_from(dk_sums, tile.key));
+        matrix_product({rows, d, n, false, false, 1}, as_const(dscores), k_tile,
+                       rows_from(dq_sums, i));
+      });
     }
     store(as_const(dq_sums), length, d, dq + q_begin, at.q_stride());
   }
@@ -280,8 +326,9 @@ void backward_head(const Layout& at, std::int64_t b, std::int64_t kv_head, T* dq
 }  // namespace
 
 void CpuBackend::attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
-                                   const Tensor& v, const AttentionShape& shape) {
-  const Layout at(shape);
+                                   const Tensor& v, const Tensor& starts,
+                                   const AttentionShape& shape) {
+  const Layout at(shape, starts);
   const std::int64_t chunks = (at.q_length + kChunk - 1) / kChunk;
   for_float(q.dtype(), [&]<class T>(T) {
     run_tasks(at.batch * at.heads * chunks, [&](std::int64_t task) {
@@ -295,9 +342,9 @@ void CpuBackend::attention_forward(Tensor& out, Tensor& lse, const Tensor& q, co
 
 void CpuBackend::attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,
                                     const Tensor& q, const Tensor& k, const Tensor& v,
-                                    const Tensor& out, const Tensor& lse,
+                                    const Tensor& out, const Tensor& lse, const Tensor& starts,
                                     const AttentionShape& shape) {
-  const Layout at(shape);
+  const Layout at(shape, starts);
   for_float(q.dtype(), [&]<class T>(T) {
     run_tasks(at.batch * at.kv_heads, [&](std::int64_t task) {
       backward_head<T, Acc<T>>(at, task / at.kv_heads, task % at.kv_heads, dq.data<T>(),

@@ -16,10 +16,10 @@ class Attention {
   virtual ~Attention() = default;
 
   virtual void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-                       const AttentionShape& shape) = 0;
+                       const Tensor& starts, const AttentionShape& shape) = 0;
   virtual void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                         const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                        const AttentionShape& shape) = 0;
+                        const Tensor& starts, const AttentionShape& shape) = 0;
 };
 
 /// Own kernels for any shape and type: what faster ones are held against.

@@ -19,6 +19,11 @@ using Op = TensorGraph::Op;
 using Type = TensorGraph::Type;
 using Extents = TensorGraph::Extents;
 
+// Score of a key before the query's document. A row may have whole tiles of them before the first
+// key that it sees. The largest score so far is finite then, and what the softmax has summed up to
+// there is made exactly 0 by the first score that counts; -inf - -inf would be NaN.
+constexpr double kHidden = -1e30;
+
 Extents transposed(const Extents& e) { return {e[0], e[1], e[3], e[2]}; }
 
 class Builder {
@@ -46,6 +51,12 @@ class Builder {
     return graph.argument(name, rows_, TensorGraph::packed(rows_), Type::f32);
   }
 
+  /// Where each query's document begins.
+  void starts_argument() {
+    const Extents dims = {s_.batch, 1, s_.q_length, 1};
+    starts_ = graph.argument("starts", dims, TensorGraph::packed(dims), Type::i32);
+  }
+
   int on_scores(Op op, std::vector<int> inputs, const char* name, Type type = Type::f32) {
     return graph.node(op, std::move(inputs), graph.inner(name, scores_, type));
   }
@@ -58,13 +69,18 @@ class Builder {
 
   int scale() { return graph.constant("scale", 1 / std::sqrt(double(s_.head_dim))); }
 
-  /// scores where the key is not after the query, else -inf.
-  int causal(int scores) {
+  /// scores where the key is not after the query and, given starts, not before its document, else
+  /// -inf.
+  int masked(int scores) {
     const int row = on_scores(Op::row_index, {scores}, "row", Type::i32);
     const int column = on_scores(Op::column_index, {scores}, "column", Type::i32);
     const int seen = on_scores(Op::at_least, {row, column}, "seen", Type::boolean);
     const int never = graph.constant("never", -std::numeric_limits<double>::infinity());
-    return on_scores(Op::select, {scores, never, seen}, "masked");
+    const int causal = on_scores(Op::select, {scores, never, seen}, "causal");
+    if (starts_ < 0) return causal;
+    const int inside = on_scores(Op::at_least, {column, starts_}, "inside", Type::boolean);
+    return on_scores(Op::select, {causal, graph.constant("hidden", kHidden), inside},
+                     "within_document");
   }
 
   /// y = scores^T x, summed over the heads that share a key: dk and dv.
@@ -95,6 +111,7 @@ class Builder {
     return {length * heads * s_.head_dim, s_.head_dim, heads * s_.head_dim, 1};
   }
 
+  int starts_ = -1;  // an argument, if there is one
   const AttentionShape s_;
   const Extents queries_, keys_, scores_, rows_, query_strides_, key_strides_;
 };
@@ -123,12 +140,13 @@ AttentionPart backward_part(const AttentionShape& shape, std::int64_t score_byte
   return part;
 }
 
-TensorGraph attention_forward_graph(const AttentionPart& part) {
+TensorGraph attention_forward_graph(const AttentionPart& part, bool documents) {
   Builder b(part);
   const int q = b.query_argument("q"), k = b.transposed_key_argument("k"), v = b.key_argument("v");
   const int out = b.query_argument("out"), lse = b.row_argument("lse");
+  if (documents) b.starts_argument();
   const int products = b.on_scores(Op::matmul, {q, k}, "products");
-  const int scores = b.causal(b.on_scores(Op::multiply, {products, b.scale()}, "scores"));
+  const int scores = b.masked(b.on_scores(Op::multiply, {products, b.scale()}, "scores"));
   const int largest = b.on_rows(Op::maximum, {scores}, "largest");
   const int shifted = b.on_scores(Op::subtract, {scores, largest}, "shifted");
   const int weights = b.on_scores(Op::exp, {shifted}, "weights");
@@ -139,19 +157,20 @@ TensorGraph attention_forward_graph(const AttentionPart& part) {
   return std::move(b.graph);
 }
 
-TensorGraph attention_backward_graph(const AttentionPart& part) {
+TensorGraph attention_backward_graph(const AttentionPart& part, bool documents) {
   Builder b(part);
   const int q = b.query_argument("q"), k = b.transposed_key_argument("k"),
             v = b.transposed_key_argument("v"), out = b.query_argument("out"),
             dout = b.query_argument("dout"), lse = b.row_argument("lse"),
             delta = b.row_argument("delta"), dq = b.query_argument("dq"), dk = b.key_argument("dk"),
             dv = b.key_argument("dv"), scale = b.scale();
+  if (documents) b.starts_argument();
   const int dout_out = b.on_queries(Op::multiply, {dout, out}, "dout_out");
   const int row_sum = b.on_rows(Op::sum, {dout_out}, "row_sum");
   b.graph.node(Op::multiply, {row_sum, b.graph.constant("one", 1)}, delta);
   const int products = b.on_scores(Op::matmul, {q, k}, "products");
   const int scores = b.on_scores(Op::multiply, {products, scale}, "scores");
-  const int logs = b.causal(b.on_scores(Op::subtract, {scores, lse}, "logs"));
+  const int logs = b.masked(b.on_scores(Op::subtract, {scores, lse}, "logs"));
   const int p = b.on_scores(Op::exp, {logs}, "p");
   b.to_keys(p, dout, dv, "dv");
   const int dp = b.on_scores(Op::matmul, {dout, v}, "dp");

@@ -21,15 +21,15 @@ struct AttentionPart {
 AttentionPart backward_part(const AttentionShape& shape, std::int64_t score_bytes);
 
 /// Backend::attention_forward in bf16 in the form that cuDNN knows as attention, for q_length =
-/// kv_length. Arguments in this order: q, k, v, out, lse. lse is [batch, heads, q_length] of the
-/// part, without gaps.
-TensorGraph attention_forward_graph(const AttentionPart& part);
+/// kv_length. Arguments in this order: q, k, v, out, lse and, with `documents`, starts. lse is
+/// [batch, heads, q_length] of the part, without gaps; starts is [batch, q_length].
+TensorGraph attention_forward_graph(const AttentionPart& part, bool documents);
 
-/// Backend::attention_backward likewise. Arguments: q, k, v, out, dout, lse, delta, dq, dk, dv;
-/// delta is memory for <dout, out> of each row, as large as lse.
+/// Backend::attention_backward likewise. Arguments: q, k, v, out, dout, lse, delta, dq, dk, dv and,
+/// with `documents`, starts; delta is memory for <dout, out> of each row, as large as lse.
 /// The product that gives dq writes bf16 directly. cuDNN then stores dscores, batch * heads *
 /// q_length * kv_length bf16 numbers of workspace, and adds each dq up in a fixed order; given f32
 /// memory for dq to be added to, it adds in the order in which blocks happen to end.
-TensorGraph attention_backward_graph(const AttentionPart& part);
+TensorGraph attention_backward_graph(const AttentionPart& part, bool documents);
 
 }  // namespace moe

@@ -17,17 +17,22 @@ constexpr unsigned kMaxWarps = 8;  // of a block
 // AttentionShape and what follows from it. Indices of elements may pass 2^31, all else is an int.
 struct Layout {
   int batch, q_length, kv_length, heads, kv_heads, head_dim;
-  Layout(const AttentionShape& shape)
+  const std::int32_t* starts;  // of the queries' documents, null: all 0
+  Layout(const AttentionShape& shape, const Tensor& documents)
       : batch(int(shape.batch)),
         q_length(int(shape.q_length)),
         kv_length(int(shape.kv_length)),
         heads(int(shape.heads)),
         kv_heads(int(shape.kv_heads)),
-        head_dim(int(shape.head_dim)) {}
+        head_dim(int(shape.head_dim)),
+        starts(documents.defined() ? documents.data<std::int32_t>() : nullptr) {}
   __device__ int q_stride() const { return heads * head_dim; }
   __device__ int kv_stride() const { return kv_heads * head_dim; }
   __device__ int group() const { return heads / kv_heads; }
   __device__ int offset() const { return kv_length - q_length; }  // position of query 0
+  __device__ int first_key(int b, int i) const {
+    return starts == nullptr ? 0 : starts[b * q_length + i];
+  }
   __device__ std::int64_t q_index(int b, int h, int i) const {
     return (std::int64_t(b) * q_length + i) * q_stride() + h * head_dim;
   }
@@ -121,7 +126,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp)
     clear_row(sums, d);
     __syncwarp();
     A largest = -INFINITY, total = 0;
-    for (int key = 0; key < visible; key += kWarp) {
+    for (int key = at.first_key(b, i); key < visible; key += kWarp) {
       const int mine = key + lane_index();
       const std::int64_t from = first + std::int64_t(key) * at.kv_stride();
       const bool seen = mine < visible;
@@ -169,7 +174,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp)
     mean = warp_sum(mean);
     if (lane_index() == 0) delta[row] = mean;
     __syncwarp();
-    for (int key = 0; key < visible; key += kWarp) {
+    for (int key = at.first_key(b, i); key < visible; key += kWarp) {
       const std::int64_t mine = first + std::int64_t(key + lane_index()) * at.kv_stride();
       A weight = 0;
       if (key + lane_index() < visible) {
@@ -212,8 +217,10 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp)
       for (int tile = max(0, j - at.offset()); tile < at.q_length; tile += kWarp) {
         const int i = tile + lane_index();
         const std::int64_t mine = at.q_index(b, h, i);
+        const bool sees = i < at.q_length && at.first_key(b, i) <= j;
+        if (!__any_sync(kAllLanes, sees)) continue;
         A p = 0, dscore = 0;
-        if (i < at.q_length) {
+        if (sees) {
           const int stored = (b * at.heads + h) * at.q_length + i;
           p = exp(scale * dot(key, q + mine, d, whole) - lse[stored]);
           dscore = scale * p * (dot(value, dout + mine, d, whole) - delta[stored]);
@@ -253,20 +260,22 @@ class PlainAttention final : public Attention {
   explicit PlainAttention(cudaStream_t stream) : stream_(stream) {}
 
   void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-               const AttentionShape& shape) override {
+               const Tensor& starts, const AttentionShape& shape) override {
+    const Layout at(shape, starts);
     for_float(q.dtype(), [&]<class T>(T) {
       using A = Acc<T>;
       const T *pq = q.data<T>(), *pk = k.data<T>(), *pv = v.data<T>();
       launch_warps<A>(
-          attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length, shape,
-          2, 1, A(1 / std::sqrt(double(shape.head_dim))),
+          attention_forward_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length, at, 2,
+          1, A(1 / std::sqrt(double(shape.head_dim))),
           aligned(pk) && shape.head_dim % kWidth<T> == 0, out.data<T>(), lse.data<A>(), pq, pk, pv);
     });
   }
 
   void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                 const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                const AttentionShape& shape) override {
+                const Tensor& starts, const AttentionShape& shape) override {
+    const Layout at(shape, starts);
     const Tensor deltas = empty_like(lse);
     for_float(q.dtype(), [&]<class T>(T) {
       using A = Acc<T>;
@@ -275,10 +284,10 @@ class PlainAttention final : public Attention {
       const A scale = A(1 / std::sqrt(double(shape.head_dim)));
       const bool whole = aligned(pq, pk, pv, pdout) && shape.head_dim % kWidth<T> == 0;
       launch_warps<A>(attention_dq_kernel<T>, stream_, shape.batch * shape.heads * shape.q_length,
-                      shape, 3, 1, scale, whole, dq.data<T>(), deltas.data<A>(), pdout, pq, pk, pv,
+                      at, 3, 1, scale, whole, dq.data<T>(), deltas.data<A>(), pdout, pq, pk, pv,
                       out.data<T>(), plse);
       launch_warps<A>(attention_dkv_kernel<T>, stream_,
-                      shape.batch * shape.kv_heads * shape.kv_length, shape, 4, 2, scale, whole,
+                      shape.batch * shape.kv_heads * shape.kv_length, at, 4, 2, scale, whole,
                       dk.data<T>(), dv.data<T>(), pdout, pq, pk, pv, plse, deltas.data<A>());
     });
   }

@@ -59,15 +59,17 @@ class CudaBackend final : public Backend {
                        double eps) override;
   void rmsnorm_backward(Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
                         const Tensor& rstd) override;
-  void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin, std::int64_t heads,
-            std::int64_t length, std::int64_t first_position, bool inverse) override;
+  void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& starts,
+            std::int64_t heads, std::int64_t length, std::int64_t first_position,
+            bool inverse) override;
   void embedding_forward(Tensor& y, const Tensor& table, const Tensor& ids) override;
   void embedding_backward(Tensor& dtable, const Tensor& dy, const Tensor& ids) override;
   void attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
-                         const Tensor& v, const AttentionShape& shape) override;
+                         const Tensor& v, const Tensor& starts,
+                         const AttentionShape& shape) override;
   void attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                           const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                          const AttentionShape& shape) override;
+                          const Tensor& starts, const AttentionShape& shape) override;
 
   // loss
   void cross_entropy(Tensor& loss, Tensor& logits, const Tensor& labels,

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/cudnn_attention.h"
 
-#include <array>
 #include <compare>
 #include <map>
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "core/log.h"
 #include "core/memory.h"
@@ -19,7 +19,7 @@ constexpr std::int64_t kMaxHeadDim = 256, kLengthStep = 64;
 
 /// All that a plan depends on. Length stands for that of queries and keys, which are the same here.
 struct PlanKey {
-  bool backward;
+  bool backward, documents;
   std::int64_t batch, length, heads, kv_heads, head_dim, row_heads, row_kv_heads;
   auto operator<=>(const PlanKey&) const = default;
 };
@@ -31,22 +31,23 @@ class CudnnAttention final : public Attention {
       : target_(target), others_(std::move(others)), score_bytes_(score_bytes) {}
 
   void forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k, const Tensor& v,
-               const AttentionShape& shape) override {
+               const Tensor& starts, const AttentionShape& shape) override {
     const AttentionPart whole{shape, shape.heads, shape.kv_heads};
-    const CudnnPlan* plan = plan_for(false, shape, whole, q.dtype());
-    if (plan == nullptr) return others_->forward(out, lse, q, k, v, shape);
+    const CudnnPlan* plan = plan_for(false, starts.defined(), shape, whole, q.dtype());
+    if (plan == nullptr) return others_->forward(out, lse, q, k, v, starts, shape);
     const std::shared_ptr<std::byte> workspace = allocate(q.device(), plan->workspace_bytes());
-    plan->run(target_.handle,
-              std::array<void*, 5>{q.bytes(), k.bytes(), v.bytes(), out.bytes(), lse.bytes()},
-              workspace.get());
+    std::vector<void*> arguments = {q.bytes(), k.bytes(), v.bytes(), out.bytes(), lse.bytes()};
+    if (starts.defined()) arguments.push_back(starts.bytes());
+    plan->run(target_.handle, arguments, workspace.get());
   }
 
   void backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                 const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                const AttentionShape& shape) override {
+                const Tensor& starts, const AttentionShape& shape) override {
     const AttentionPart part = backward_part(shape, score_bytes_);
-    const CudnnPlan* plan = plan_for(true, shape, part, q.dtype());
-    if (plan == nullptr) return others_->backward(dq, dk, dv, dout, q, k, v, out, lse, shape);
+    const CudnnPlan* plan = plan_for(true, starts.defined(), shape, part, q.dtype());
+    if (plan == nullptr)
+      return others_->backward(dq, dk, dv, dout, q, k, v, out, lse, starts, shape);
     const std::shared_ptr<std::byte> workspace = allocate(q.device(), plan->workspace_bytes());
     const Tensor delta = Tensor::empty({part.shape.batch, part.shape.heads, part.shape.q_length},
                                        DType::f32, q.device());
@@ -61,33 +62,34 @@ class CudnnAttention final : public Attention {
           return t.bytes() + 2 * (b * length * shape.kv_heads + g) * shape.head_dim;
         };
         std::byte* const lse_here = lse.bytes() + 4 * (b * shape.heads + h) * length;
-        plan->run(target_.handle,
-                  std::array<void*, 10>{query(q), key(k), key(v), query(out), query(dout), lse_here,
-                                        delta.bytes(), query(dq), key(dk), key(dv)},
-                  workspace.get());
+        std::vector<void*> arguments = {query(q), key(k),        key(v),    query(out), query(dout),
+                                        lse_here, delta.bytes(), query(dq), key(dk),    key(dv)};
+        if (starts.defined()) arguments.push_back(starts.bytes() + 4 * b * length);
+        plan->run(target_.handle, arguments, workspace.get());
       }
   }
 
  private:
   /// Null when `others_` must do it.
-  const CudnnPlan* plan_for(bool backward, const AttentionShape& shape, const AttentionPart& part,
-                            DType dtype) {
+  const CudnnPlan* plan_for(bool backward, bool documents, const AttentionShape& shape,
+                            const AttentionPart& part, DType dtype) {
     const std::string objection = why_not_cudnn(shape, dtype, target_.capability);
     if (!objection.empty()) {
       if (dtype == DType::bf16) say(shape, objection);
       return nullptr;
     }
     const AttentionShape& s = part.shape;
-    const PlanKey key{backward,   s.batch,    s.q_length,     s.heads,
+    const PlanKey key{backward,   documents,  s.batch,        s.q_length,       s.heads,
                       s.kv_heads, s.head_dim, part.row_heads, part.row_kv_heads};
     const auto [entry, is_new] = plans_.try_emplace(key);
     if (is_new) {
       std::string refusal;
-      entry->second =
-          CudnnPlan::make(backward ? attention_backward_graph(part) : attention_forward_graph(part),
-                          target_, refusal);
+      entry->second = CudnnPlan::make(backward ? attention_backward_graph(part, documents)
+                                               : attention_forward_graph(part, documents),
+                                      target_, refusal);
       if (entry->second == nullptr)
-        say(shape, str(backward ? "backward" : "forward", ": ", refusal));
+        say(shape, str(backward ? "backward" : "forward", documents ? " within documents: " : ": ",
+                       refusal));
     }
     return entry->second.get();
   }

@@ -24,8 +24,8 @@ inline constexpr std::int64_t kMaxScoreBytes = std::int64_t{1} << 30;
 /// `others`; the log says once for each reason that bf16 goes to these. Plans are made once for
 /// each shape and kept. Forward needs next to no memory; backward runs in parts (backward_part)
 /// that need 2 * q_length * kv_length bytes for each of their heads, as its sums would vary from
-/// run to run otherwise. Packed documents will come as they come to cuDNN: sequence lengths and
-/// ragged offsets as further arguments of the graph.
+/// run to run otherwise. A mask of documents is part of the graph, so it saves no
+/// time; for Ampere cuDNN 9.19 has no plan of its backward pass.
 std::unique_ptr<Attention> cudnn_attention(const CudnnTarget& target,
                                            std::unique_ptr<Attention> others,
                                            std::int64_t score_bytes = kMaxScoreBytes);

@@ -57,9 +57,10 @@ Variable Attention::forward(const Variable& x, const ops::RopeTables& tables,
   if (!caches.empty())
     return ops::linear(
         Variable::constant(attend_cached(q.value, k.value, v.value, tables, n, caches)), o_);
+  const Tensor& starts = context.document_starts;
   return ops::linear(
-      ops::attention(ops::rope(q, tables, config_.heads, n, 0),
-                     ops::rope(k, tables, config_.kv_heads, n, 0), v,
+      ops::attention(ops::rope(q, tables, starts, config_.heads, n, 0),
+                     ops::rope(k, tables, starts, config_.kv_heads, n, 0), v, starts,
                      {context.sequences, n, n, config_.heads, config_.kv_heads, config_.head_dim}),
       o_);
 }
@@ -76,14 +77,14 @@ Tensor Attention::attend_cached(const Tensor& q, const Tensor& k, const Tensor& 
       return Variable::constant(t.slice(std::int64_t(s) * length, length));
     };
     const auto turned = [&](const Tensor& t, std::int64_t heads) {
-      return ops::rope(own(t), tables, heads, length, first);
+      return ops::rope(own(t), tables, {}, heads, length, first);
     };
     keys.slice(first, length).copy_from(turned(k, config_.kv_heads).value);
     values.slice(first, length).copy_from(own(v).value);
     out.slice(std::int64_t(s) * length, length)
         .copy_from(
             ops::attention(turned(q, config_.heads), Variable::constant(keys.slice(0, seen)),
-                           Variable::constant(values.slice(0, seen)),
+                           Variable::constant(values.slice(0, seen)), {},
                            {1, length, seen, config_.heads, config_.kv_heads, config_.head_dim})
                 .value);
   }

@@ -29,6 +29,19 @@ void mark_padding(ForwardContext& context, const Tensor& tokens, Device device) 
   context.valid = padded ? valid.to(device) : Tensor();
 }
 
+/// Takes the documents' starts to the device, once they are known to lie within their rows.
+void place_documents(ForwardContext& context, const Tensor& tokens, Device device) {
+  Tensor& starts = context.document_starts;
+  if (!starts.defined()) return;
+  MOE_CHECK(starts.shape() == tokens.shape() && starts.dtype() == DType::i32, "document starts ",
+            join(starts.shape()), " for tokens ", join(tokens.shape()));
+  const auto* start = starts.data<std::int32_t>();
+  for (std::int64_t t = 0; t < tokens.size(); ++t)
+    MOE_CHECK(start[t] >= 0 && start[t] <= t % context.length, "token ", t % context.length,
+              " of row ", t / context.length, " is of a document that begins at ", start[t]);
+  starts = starts.to(device);
+}
+
 }  // namespace
 
 Transformer::Transformer(const ModelConfig& config, const ParameterStore& parameters,
@@ -97,6 +110,9 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
   context.sequences = tokens.rows();
   context.length = tokens.cols();
   mark_padding(context, tokens, device_);
+  place_documents(context, tokens, device_);
+  MOE_CHECK(caches.empty() || !context.document_starts.defined(),
+            "a key/value cache holds one document");
   MOE_CHECK(caches.empty() || std::int64_t(caches.size()) == context.sequences,
             "one cache per sequence");
   std::int64_t seen = 0;

@@ -3,24 +3,27 @@
 
 namespace moe::ops {
 
-Variable rope(const Variable& x, const RopeTables& tables, std::int64_t heads, std::int64_t length,
-              std::int64_t first_position) {
+Variable rope(const Variable& x, const RopeTables& tables, const Tensor& starts, std::int64_t heads,
+              std::int64_t length, std::int64_t first_position) {
   MOE_CHECK(x.value.cols() == heads * tables.cos.cols() * 2, "rope: ", x.value.cols(),
             " columns for ", heads, " heads of ", tables.cos.cols() * 2);
   MOE_CHECK(first_position + length <= tables.cos.rows(), "rope: position ",
             first_position + length - 1, " beyond the model's ", tables.cos.rows());
+  MOE_CHECK(!starts.defined() || starts.size() == x.value.rows(), "rope: ", x.value.rows(),
+            " rows, documents of ", starts.size());
   Backend& device = backend(x.value.device());
   Tensor y = empty_like(x.value);
-  device.rope(y, x.value, tables.cos, tables.sin, heads, length, first_position, false);
+  device.rope(y, x.value, tables.cos, tables.sin, starts, heads, length, first_position, false);
   return record(
-      "rope", {x}, y, [&device, tables, heads, length, first_position](std::span<const Tensor> dy) {
+      "rope", {x}, y,
+      [&device, tables, starts, heads, length, first_position](std::span<const Tensor> dy) {
         Tensor dx = empty_like(dy[0]);
-        device.rope(dx, dy[0], tables.cos, tables.sin, heads, length, first_position, true);
+        device.rope(dx, dy[0], tables.cos, tables.sin, starts, heads, length, first_position, true);
         return std::vector<Tensor>{dx};
       });
 }
 
-Variable attention(const Variable& q, const Variable& k, const Variable& v,
+Variable attention(const Variable& q, const Variable& k, const Variable& v, const Tensor& starts,
                    const AttentionShape& s) {
   MOE_CHECK(q.value.rows() == s.batch * s.q_length && q.value.cols() == s.heads * s.head_dim,
             "attention: queries ", join(q.value.shape()));
@@ -28,15 +31,19 @@ Variable attention(const Variable& q, const Variable& k, const Variable& v,
     MOE_CHECK(t.rows() == s.batch * s.kv_length && t.cols() == s.kv_heads * s.head_dim,
               "attention: keys or values ", join(t.shape()));
   MOE_CHECK(s.heads % s.kv_heads == 0 && s.kv_length >= s.q_length);
+  MOE_CHECK(
+      !starts.defined() || (starts.size() == s.batch * s.q_length && s.q_length == s.kv_length),
+      "attention: documents of ", starts.size(), " tokens for ", s.batch, " sequences of ",
+      s.q_length, " queries and ", s.kv_length, " keys");
   const Tensor qv = q.value, kv = k.value, vv = v.value;
   Backend& device = backend(qv.device());
   Tensor out = empty_like(qv);
   Tensor lse = Tensor::empty({s.batch, s.heads, s.q_length}, accumulator(qv.dtype()), qv.device());
-  device.attention_forward(out, lse, qv, kv, vv, s);
+  device.attention_forward(out, lse, qv, kv, vv, starts, s);
   return record("attention", {q, k, v}, out,
-                [&device, qv, kv, vv, out, lse, s](std::span<const Tensor> dout) {
+                [&device, qv, kv, vv, out, lse, starts, s](std::span<const Tensor> dout) {
                   Tensor dq = empty_like(qv), dk = empty_like(kv), dv = empty_like(vv);
-                  device.attention_backward(dq, dk, dv, dout[0], qv, kv, vv, out, lse, s);
+                  device.attention_backward(dq, dk, dv, dout[0], qv, kv, vv, out, lse, starts, s);
                   return std::vector<Tensor>{dq, dk, dv};
                 });
 }

@@ -11,13 +11,14 @@ struct RopeTables {
   Tensor cos, sin;
 };
 
-/// Rotates each head of x by its row's position: first_position + row % length. x: [rows,
-/// heads * head_dim].
-Variable rope(const Variable& x, const RopeTables& tables, std::int64_t heads, std::int64_t length,
-              std::int64_t first_position);
+/// Rotates each head of x by its row's position: first_position + row % length, less starts[row]
+/// where `starts` (i32[rows]) is defined. x: [rows, heads * head_dim].
+Variable rope(const Variable& x, const RopeTables& tables, const Tensor& starts, std::int64_t heads,
+              std::int64_t length, std::int64_t first_position);
 
-/// Causal grouped-query attention; see Backend::attention_forward for shapes.
-Variable attention(const Variable& q, const Variable& k, const Variable& v,
+/// Causal grouped-query attention, within documents where `starts` is defined; see
+/// Backend::attention_forward for shapes.
+Variable attention(const Variable& q, const Variable& k, const Variable& v, const Tensor& starts,
                    const AttentionShape& shape);
 
 }  // namespace moe::ops

@@ -124,32 +124,42 @@ BENCHMARK(GroupedGemm)
     ->UseManualTime()
     ->Iterations(9);
 
-// Arguments: type, length of queries, length of keys, and the pass: 0 forward, 1 backward, 2 both.
-// Batch 4, 8 heads of 64. Only the causal half of the products is counted.
+// Arguments: type, length of queries, length of keys, length of the documents (0: a row is one
+// document), and the pass: 0 forward, 1 backward,
+// 2 both. Batch 4, 8 heads of 64. Only the scores that count are counted.
 void Attention(benchmark::State& state) {
   const DType type = type_of(state);
-  const std::int64_t length = state.range(1), keys = state.range(2), pass = state.range(3);
+  const std::int64_t length = state.range(1), keys = state.range(2), pass = state.range(4);
+  const std::int64_t document = state.range(3) > 0 ? state.range(3) : keys;
   const AttentionShape shape = {4, length, keys, 8, 8, 64};
   const Shape q_shape = {4 * length, 512}, kv_shape = {4 * keys, 512};
   const Tensor q = random_tensor(q_shape, type), dout = random_tensor(q_shape, type);
   const Tensor k = random_tensor(kv_shape, type), v = random_tensor(kv_shape, type);
   Tensor out = empty_like(q), lse = Tensor::empty({4, 8, length}, accumulator(type));
   Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(k);
-  const double scores = 4.0 * 8 * double(length) * (double(keys) - double(length - 1) / 2);
+  Tensor starts = state.range(3) > 0 ? Tensor::empty({4, length}, DType::i32) : Tensor();
+  double scores = 0;
+  for (std::int64_t i = 0; i < 4 * length; ++i) {
+    const std::int64_t position = i % length + keys - length,
+                       start = position / document * document;
+    if (starts.defined()) starts.data<std::int32_t>()[i] = std::int32_t(start);
+    scores += 8 * double(position - start + 1);
+  }
   static constexpr const char* kPasses[] = {" forward", " backward", " both"};
   state.SetLabel(std::string(name(type)) + kPasses[pass]);
-  cpu_backend().attention_forward(out, lse, q, k, v, shape);
+  cpu_backend().attention_forward(out, lse, q, k, v, starts, shape);
   const double products = pass == 0 ? 2 : pass == 1 ? 5 : 7;
   measure(state, products * scores * 2 * 64, [&] {
-    if (pass != 1) cpu_backend().attention_forward(out, lse, q, k, v, shape);
-    if (pass != 0) cpu_backend().attention_backward(dq, dk, dv, dout, q, k, v, out, lse, shape);
+    if (pass != 1) cpu_backend().attention_forward(out, lse, q, k, v, starts, shape);
+    if (pass != 0)
+      cpu_backend().attention_backward(dq, dk, dv, dout, q, k, v, out, lse, starts, shape);
   });
 }
 BENCHMARK(Attention)
-    ->ArgNames({"type", "queries", "keys", "pass"})
-    ->ArgsProduct({kFast, {512}, {512}, {0, 1, 2}})
-    ->ArgsProduct({kFast, {2048}, {2048}, {0, 1, 2}})
-    ->ArgsProduct({kFast, {1}, {2048}, {0}})
+    ->ArgNames({"type", "queries", "keys", "document", "pass"})
+    ->ArgsProduct({kFast, {512}, {512}, {0}, {0, 1, 2}})
+    ->ArgsProduct({kFast, {2048}, {2048}, {0, 256, 2048}, {0, 1, 2}})
+    ->ArgsProduct({kFast, {1}, {2048}, {0}, {0}})
     ->UseManualTime()
     ->Iterations(9);
 

@@ -16,6 +16,7 @@
 #include "cudnn/recorded_graph.h"
 #include "kernels/cuda/attention_graph.h"
 #include "kernels/cuda/cudnn_plan.h"
+#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -39,17 +40,18 @@ std::unique_ptr<CudnnPlan> plan_of(const TensorGraph& graph, std::string& refusa
 std::int64_t round_up(std::int64_t n, std::int64_t step) { return (n + step - 1) / step * step; }
 
 /// Plans for forward and for a part of backward, and their memory, as cudnn_attention.h states it.
-void expect_plans(const AttentionShape& shape, int capability = kHopper) {
-  SCOPED_TRACE(description(shape));
+void expect_plans(const AttentionShape& shape, int capability = kHopper, bool documents = false) {
+  SCOPED_TRACE(str(description(shape), documents ? " in documents" : ""));
   ASSERT_EQ(why_not_cudnn(shape, DType::bf16, capability), "");
   std::string refusal;
   const auto forward =
-      plan_of(attention_forward_graph({shape, shape.heads, shape.kv_heads}), refusal, capability);
+      plan_of(attention_forward_graph({shape, shape.heads, shape.kv_heads}, documents), refusal,
+              capability);
   ASSERT_NE(forward, nullptr) << refusal;
   EXPECT_LE(forward->workspace_bytes(), 4096u);
 
   const AttentionPart part = backward_part(shape, kMaxScoreBytes);
-  const auto backward = plan_of(attention_backward_graph(part), refusal, capability);
+  const auto backward = plan_of(attention_backward_graph(part, documents), refusal, capability);
   ASSERT_NE(backward, nullptr) << refusal;
   const AttentionShape& s = part.shape;
   const std::int64_t scores =
@@ -67,6 +69,11 @@ TEST(CudnnAttention, HasPlansForTheModelsThatWeTrain) {
   expect_plans({1, 8192, 8192, 32, 8, 128});  // LLaMA-3 8B
   expect_plans({4, 1024, 1024, 32, 8, 64});
   expect_plans({1, 64, 64, 4, 2, 8});
+}
+
+TEST(CudnnAttention, HasPlansForDocuments) {
+  expect_plans({2, 4096, 4096, 32, 32, 128}, kHopper, true);
+  expect_plans({4, 2048, 2048, 32, 8, 128}, kHopper, true);
 }
 
 TEST(CudnnAttention, HasPlansForAmpere) { expect_plans({2, 4096, 4096, 32, 8, 128}, 80); }
@@ -94,7 +101,7 @@ TEST(CudnnAttention, AGraphWithoutSoftmaxOrItsStatisticsHasNoPlan) {
   const AttentionShape shape = {1, 1024, 1024, 8, 8, 64};
   using Op = TensorGraph::Op;
   const auto has_no_plan = [&](auto change) {
-    TensorGraph graph = attention_forward_graph({shape, 8, 8});
+    TensorGraph graph = attention_forward_graph({shape, 8, 8}, false);
     change(graph);
     std::string refusal;
     EXPECT_EQ(plan_of(graph, refusal), nullptr);
@@ -143,12 +150,13 @@ TEST(CudnnAttention, SaysWhatIsWrongWithTheLibrary) {
 class Others final : public Attention {
  public:
   explicit Others(int& calls) : calls_(calls) {}
-  void forward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
+  void forward(Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                const AttentionShape&) override {
     ++calls_;
   }
   void backward(Tensor&, Tensor&, Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                const Tensor&, const Tensor&, const Tensor&, const AttentionShape&) override {
+                const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                const AttentionShape&) override {
     ++calls_;
   }
 
@@ -169,9 +177,9 @@ struct Tensors {
         dq(poisoned(q.shape(), dtype)),
         dk(poisoned(k.shape(), dtype)),
         dv(poisoned(k.shape(), dtype)) {}
-  void run(Attention& attention, const AttentionShape& s) {
-    attention.forward(out, lse, q, k, v, s);
-    attention.backward(dq, dk, dv, dout, q, k, v, out, lse, s);
+  void run(Attention& attention, const AttentionShape& s, const Tensor& starts = {}) {
+    attention.forward(out, lse, q, k, v, starts, s);
+    attention.backward(dq, dk, dv, dout, q, k, v, out, lse, starts, s);
   }
 };
 
@@ -217,24 +225,28 @@ TEST(CudnnAttention, TellsCudnnToComputeAttention) {
                         Case{{4, 64, 64, 2, 2, 8}, 4 * head_bytes, 2},
                         Case{{2, 64, 64, 4, 2, 8}, 2 * head_bytes, 4},
                         Case{{1, 64, 64, 6, 6, 16}, 3 * head_bytes, 2}}) {
-    SCOPED_TRACE(str(description(c.shape), " in ", c.parts, " parts"));
-    executed_graphs().clear();
-    int calls = 0;
-    const auto attention =
-        cudnn_attention(described_device(kHopper), std::make_unique<Others>(calls), c.score_bytes);
-    Tensors t(c.shape, DType::bf16), expected(c.shape, DType::bf16);
-    t.run(*attention, c.shape);
-    EXPECT_EQ(calls, 0);
-    EXPECT_EQ(std::int64_t(executed_graphs().size()), 1 + c.parts);
-    cpu_backend().attention_forward(expected.out, expected.lse, t.q, t.k, t.v, c.shape);
-    cpu_backend().attention_backward(expected.dq, expected.dk, expected.dv, t.dout, t.q, t.k, t.v,
-                                     expected.out, expected.lse, c.shape);
-    for (const auto& [mine, other] : {std::pair(t.out, expected.out),
-                                      {t.lse, expected.lse},
-                                      {t.dq, expected.dq},
-                                      {t.dk, expected.dk},
-                                      {t.dv, expected.dv}})
-      EXPECT_TRUE(near(mine, to_doubles(other), 6e-3));
+    for (const bool documents : {false, true}) {
+      if (documents && c.parts == 2) continue;  // a plan takes a second
+      SCOPED_TRACE(str(description(c.shape), " in ", c.parts, " parts, documents: ", documents));
+      const Tensor starts = documents ? random_documents(c.shape.batch, 64, 40) : Tensor();
+      executed_graphs().clear();
+      int calls = 0;
+      const auto attention = cudnn_attention(described_device(kHopper),
+                                             std::make_unique<Others>(calls), c.score_bytes);
+      Tensors t(c.shape, DType::bf16), expected(c.shape, DType::bf16);
+      t.run(*attention, c.shape, starts);
+      EXPECT_EQ(calls, 0);
+      EXPECT_EQ(std::int64_t(executed_graphs().size()), 1 + c.parts);
+      cpu_backend().attention_forward(expected.out, expected.lse, t.q, t.k, t.v, starts, c.shape);
+      cpu_backend().attention_backward(expected.dq, expected.dk, expected.dv, t.dout, t.q, t.k, t.v,
+                                       expected.out, expected.lse, starts, c.shape);
+      for (const auto& [mine, other] : {std::pair(t.out, expected.out),
+                                        {t.lse, expected.lse},
+                                        {t.dq, expected.dq},
+                                        {t.dk, expected.dk},
+                                        {t.dv, expected.dv}})
+        EXPECT_TRUE(near(mine, to_doubles(other), 6e-3));
+    }
   }
 }
 

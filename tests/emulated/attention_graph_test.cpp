@@ -6,7 +6,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <vector>
 
+#include "support/document_starts.h"
 #include "support/graph_interpreter.h"
 #include "support/tensor_tools.h"
 
@@ -21,7 +23,7 @@ const std::vector<AttentionShape> kShapes = {
 /// Attention of `shape` in f64 by the CPU's backend, with its gradients.
 struct Expected {
   Tensor q, k, v, dout, out, lse, dq, dk, dv;
-  explicit Expected(const AttentionShape& s)
+  explicit Expected(const AttentionShape& s, const Tensor& starts)
       : q(random_tensor({s.batch * s.q_length, s.heads * s.head_dim}, DType::f64, 1)),
         k(random_tensor({s.batch * s.kv_length, s.kv_heads * s.head_dim}, DType::f64, 2)),
         v(random_tensor(k.shape(), DType::f64, 3)),
@@ -31,39 +33,54 @@ struct Expected {
         dq(empty_like(q)),
         dk(empty_like(k)),
         dv(empty_like(v)) {
-    cpu_backend().attention_forward(out, lse, q, k, v, s);
-    cpu_backend().attention_backward(dq, dk, dv, dout, q, k, v, out, lse, s);
+    cpu_backend().attention_forward(out, lse, q, k, v, starts, s);
+    cpu_backend().attention_backward(dq, dk, dv, dout, q, k, v, out, lse, starts, s);
   }
 };
 
-TEST(AttentionGraph, ForwardIsAttention) {
+/// f(shape, starts as i32, starts as the graph's argument) for every shape, with documents and
+/// without.
+template <class F>
+void for_cases(F&& f) {
   for (const AttentionShape& s : kShapes) {
-    const Expected e(s);
-    const Tensor out = poisoned(e.out.shape(), DType::f64),
-                 lse = poisoned(e.lse.shape(), DType::f64);
-    interpret(attention_forward_graph({s, s.heads, s.kv_heads}),
-              std::array<void*, 5>{e.q.bytes(), e.k.bytes(), e.v.bytes(), out.bytes(), lse.bytes()},
-              ArgumentTypes::f64);
-    EXPECT_TRUE(near(out, to_doubles(e.out), 1e-13));
-    EXPECT_TRUE(near(lse, to_doubles(e.lse), 1e-13));
+    f(s, Tensor(), Tensor());
+    for (const Tensor& starts :
+         {random_documents(s.batch, s.q_length, 5), random_starts(s.batch, s.q_length)})
+      f(s, starts, from_doubles(starts.shape(), DType::f64, to_doubles(starts)));
   }
 }
 
+TEST(AttentionGraph, ForwardIsAttention) {
+  for_cases([](const AttentionShape& s, const Tensor& starts, const Tensor& argument) {
+    const Expected e(s, starts);
+    const Tensor out = poisoned(e.out.shape(), DType::f64),
+                 lse = poisoned(e.lse.shape(), DType::f64);
+    std::vector<void*> arguments = {e.q.bytes(), e.k.bytes(), e.v.bytes(), out.bytes(),
+                                    lse.bytes()};
+    if (starts.defined()) arguments.push_back(argument.bytes());
+    interpret(attention_forward_graph({s, s.heads, s.kv_heads}, starts.defined()), arguments,
+              ArgumentTypes::f64);
+    EXPECT_TRUE(near(out, to_doubles(e.out), 1e-13));
+    EXPECT_TRUE(near(lse, to_doubles(e.lse), 1e-13));
+  });
+}
+
 TEST(AttentionGraph, BackwardIsItsGradient) {
-  for (const AttentionShape& s : kShapes) {
-    const Expected e(s);
+  for_cases([](const AttentionShape& s, const Tensor& starts, const Tensor& argument) {
+    const Expected e(s, starts);
     const Tensor delta = poisoned(e.lse.shape(), DType::f64),
                  dq = poisoned(e.q.shape(), DType::f64), dk = poisoned(e.k.shape(), DType::f64),
                  dv = poisoned(e.k.shape(), DType::f64);
-    interpret(
-        attention_backward_graph({s, s.heads, s.kv_heads}),
-        std::array<void*, 10>{e.q.bytes(), e.k.bytes(), e.v.bytes(), e.out.bytes(), e.dout.bytes(),
-                              e.lse.bytes(), delta.bytes(), dq.bytes(), dk.bytes(), dv.bytes()},
-        ArgumentTypes::f64);
+    std::vector<void*> arguments = {e.q.bytes(),    e.k.bytes(),   e.v.bytes(),   e.out.bytes(),
+                                    e.dout.bytes(), e.lse.bytes(), delta.bytes(), dq.bytes(),
+                                    dk.bytes(),     dv.bytes()};
+    if (starts.defined()) arguments.push_back(argument.bytes());
+    interpret(attention_backward_graph({s, s.heads, s.kv_heads}, starts.defined()), arguments,
+              ArgumentTypes::f64);
     EXPECT_TRUE(near(dq, to_doubles(e.dq), 1e-13));
     EXPECT_TRUE(near(dk, to_doubles(e.dk), 1e-13));
     EXPECT_TRUE(near(dv, to_doubles(e.dv), 1e-13));
-  }
+  });
 }
 
 TEST(AttentionGraph, PartsOfABackwardPassAreEvenAndStayBelowTheirLimit) {

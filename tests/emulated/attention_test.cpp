@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "emulated/tested_backend.h"
+#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -25,28 +26,39 @@ const std::vector<AttentionShape> kShapes = {
     {1, 192, 192, 2, 1, 8},
 };
 
+void expect_both_passes(const AttentionShape& s, DType type, const Tensor& starts) {
+  SCOPED_TRACE(str(name(type), " batch ", s.batch, " queries ", s.q_length, " keys ", s.kv_length,
+                   " heads ", s.heads, "/", s.kv_heads, " of ", s.head_dim));
+  const Shape queries = {s.batch * s.q_length, s.heads * s.head_dim};
+  const Shape keys = {s.batch * s.kv_length, s.kv_heads * s.head_dim};
+  const Shape stored = {s.batch, s.heads, s.q_length};
+  const Tensor q = random_tensor(queries, type, 1), k = random_tensor(keys, type, 2),
+               v = random_tensor(keys, type, 3), dout = random_tensor(queries, type, 4);
+  Tensor out = empty_like(q), lse = Tensor::empty(stored, accumulator(type));
+  if (s.q_length > 0) cpu_backend().attention_forward(out, lse, q, k, v, starts, s);
+  expect_agreement(
+      [&](Backend& b, auto& results, const auto& in) {
+        b.attention_forward(results[0], results[1], in[0], in[1], in[2], in[6], s);
+        b.attention_backward(results[2], results[3], results[4], in[3], in[0], in[1], in[2], in[4],
+                             in[5], in[6], s);
+      },
+      {poisoned(queries, type), poisoned(stored, accumulator(type)), poisoned(queries, type),
+       poisoned(keys, type), poisoned(keys, type)},
+      {q, k, v, dout, out, lse, starts}, 8);
+}
+
 TEST(CudaAttention, ForwardAndBackwardAgree) {
   for (const DType type : {DType::f64, DType::f32, DType::bf16})
-    for (const AttentionShape& s : kShapes) {
-      SCOPED_TRACE(str(name(type), " batch ", s.batch, " queries ", s.q_length, " keys ",
-                       s.kv_length, " heads ", s.heads, "/", s.kv_heads, " of ", s.head_dim));
-      const Shape queries = {s.batch * s.q_length, s.heads * s.head_dim};
-      const Shape keys = {s.batch * s.kv_length, s.kv_heads * s.head_dim};
-      const Shape stored = {s.batch, s.heads, s.q_length};
-      const Tensor q = random_tensor(queries, type, 1), k = random_tensor(keys, type, 2),
-                   v = random_tensor(keys, type, 3), dout = random_tensor(queries, type, 4);
-      Tensor out = empty_like(q), lse = Tensor::empty(stored, accumulator(type));
-      if (s.q_length > 0) cpu_backend().attention_forward(out, lse, q, k, v, s);
-      expect_agreement(
-          [&](Backend& b, auto& results, const auto& in) {
-            b.attention_forward(results[0], results[1], in[0], in[1], in[2], s);
-            b.attention_backward(results[2], results[3], results[4], in[3], in[0], in[1], in[2],
-                                 in[4], in[5], s);
-          },
-          {poisoned(queries, type), poisoned(stored, accumulator(type)), poisoned(queries, type),
-           poisoned(keys, type), poisoned(keys, type)},
-          {q, k, v, dout, out, lse}, 8);
-    }
+    for (const AttentionShape& s : kShapes) expect_both_passes(s, type, {});
+}
+
+TEST(CudaAttention, AgreesWithinDocuments) {
+  for (const DType type : {DType::f64, DType::f32, DType::bf16}) {
+    for (const std::int64_t longest : {5, 50})
+      expect_both_passes({2, 70, 70, 4, 2, 8}, type, random_documents(2, 70, longest));
+    expect_both_passes({3, 33, 33, 2, 1, 6}, type, random_starts(3, 33));
+    expect_both_passes({2, 128, 128, 2, 1, 16}, type, random_documents(2, 128, 90));
+  }
 }
 
 }  // namespace

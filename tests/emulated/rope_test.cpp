@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "emulated/tested_backend.h"
+#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -21,15 +22,16 @@ TEST(CudaRope, AgreesOutOfPlaceInPlaceAndInverse) {
       const Shape shape = {c.rows, c.heads * c.head_dim};
       const Shape table = {c.first + c.length, c.head_dim / 2};
       const Tensor x = random_tensor(shape, type, 1);
-      expect_agreement(
-          [&](Backend& b, auto& out, const auto& in) {
-            b.rope(out[0], in[0], in[1], in[2], c.heads, c.length, c.first, false);
-            b.rope(out[1], in[0], in[1], in[2], c.heads, c.length, c.first, true);
-            b.rope(out[2], out[2], in[1], in[2], c.heads, c.length, c.first, false);
-          },
-          {poisoned(shape, type), poisoned(shape, type), x},
-          {x, random_tensor(table, accumulator(type), 2),
-           random_tensor(table, accumulator(type), 3)});
+      for (const Tensor& starts : {Tensor(), random_starts(c.rows / c.length, c.length)})
+        expect_agreement(
+            [&](Backend& b, auto& out, const auto& in) {
+              b.rope(out[0], in[0], in[1], in[2], in[3], c.heads, c.length, c.first, false);
+              b.rope(out[1], in[0], in[1], in[2], in[3], c.heads, c.length, c.first, true);
+              b.rope(out[2], out[2], in[1], in[2], in[3], c.heads, c.length, c.first, false);
+            },
+            {poisoned(shape, type), poisoned(shape, type), x},
+            {x, random_tensor(table, accumulator(type), 2),
+             random_tensor(table, accumulator(type), 3), starts});
     }
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "support/document_starts.h"
 #include "support/reference_attention.h"
 #include "support/reference_gemm.h"
 #include "support/tensor_tools.h"
@@ -29,10 +30,14 @@ const std::vector<Types> kTypes = {
 
 struct Passes {
   Tensor q, k, v, dout, out, lse, dq, dk, dv;
+  void run(const Tensor& starts, const AttentionShape& s) {
+    cpu_backend().attention_forward(out, lse, q, k, v, starts, s);
+    cpu_backend().attention_backward(dq, dk, dv, dout, q, k, v, out, lse, starts, s);
+  }
 };
 
 // Both passes into poisoned outputs.
-Passes passes(const AttentionShape& s, DType type, double scale = 1) {
+Passes passes(const AttentionShape& s, DType type, double scale = 1, const Tensor& starts = {}) {
   const Shape q_shape = {s.batch * s.q_length, s.heads * s.head_dim};
   const Shape kv_shape = {s.batch * s.kv_length, s.kv_heads * s.head_dim};
   Passes r{random_tensor(q_shape, type, 1, scale),
@@ -44,18 +49,18 @@ Passes passes(const AttentionShape& s, DType type, double scale = 1) {
            poisoned(q_shape, type),
            poisoned(kv_shape, type),
            poisoned(kv_shape, type)};
-  cpu_backend().attention_forward(r.out, r.lse, r.q, r.k, r.v, s);
-  cpu_backend().attention_backward(r.dq, r.dk, r.dv, r.dout, r.q, r.k, r.v, r.out, r.lse, s);
+  r.run(starts, s);
   return r;
 }
 
-void expect_reference(const AttentionShape& s, const Types& types, double scale = 1) {
+void expect_reference(const AttentionShape& s, const Types& types, const Tensor& starts = {}) {
   SCOPED_TRACE(str(name(types.type), ", batch ", s.batch, ", lengths ", s.q_length, " and ",
                    s.kv_length, ", heads ", s.heads, " over ", s.kv_heads, ", head_dim ",
                    s.head_dim));
-  const Passes r = passes(s, types.type, scale);
-  const auto want = reference::attention(to_doubles(r.q), to_doubles(r.k), to_doubles(r.v),
-                                         to_doubles(r.dout), s);
+  const Passes r = passes(s, types.type, 1, starts);
+  const auto want =
+      reference::attention(to_doubles(r.q), to_doubles(r.k), to_doubles(r.v), to_doubles(r.dout), s,
+                           starts.defined() ? to_doubles(starts) : std::vector<double>());
   EXPECT_LE(relative_error(r.out, want.out), types.tolerance);
   EXPECT_LE(relative_error(r.lse, want.lse), types.lse_tolerance);
   // With one key the probability is 1 and dq, dk are 0: nothing to be relative to.
@@ -111,19 +116,18 @@ TEST(Attention, NotANumberIsSeen) {
   const AttentionShape s = {1, 8, 8, 1, 1, 4};
   Passes r = passes(s, DType::f32);
   r.q.data<float>()[3 * 4 + 1] = NAN;
-  cpu_backend().attention_forward(r.out, r.lse, r.q, r.k, r.v, s);
+  cpu_backend().attention_forward(r.out, r.lse, r.q, r.k, r.v, {}, s);
   for (int i = 0; i < 8; ++i) {
     EXPECT_EQ(std::isnan(r.out.data<float>()[i * 4]), i == 3) << i;
     EXPECT_EQ(std::isnan(r.lse.data<float>()[i]), i == 3) << i;
   }
 }
 
-TEST(Attention, GradientsMatchCentralDifferences) {
-  const AttentionShape s = {1, 3, 5, 4, 2, 3};
-  const Passes r = passes(s, DType::f64);
+void expect_central_differences(const AttentionShape& s, const Tensor& starts) {
+  const Passes r = passes(s, DType::f64, 1, starts);
   const auto objective = [&](const Tensor& q, const Tensor& k, const Tensor& v) {
     Tensor out = empty_like(r.out), lse = empty_like(r.lse);
-    cpu_backend().attention_forward(out, lse, q, k, v, s);
+    cpu_backend().attention_forward(out, lse, q, k, v, starts, s);
     double sum = 0;
     for (std::int64_t i = 0; i < out.size(); ++i)
       sum += out.data<double>()[i] * r.dout.data<double>()[i];
@@ -142,6 +146,102 @@ TEST(Attention, GradientsMatchCentralDifferences) {
       EXPECT_NEAR(gradients[which].data<double>()[i], (moved(h) - moved(-h)) / (2 * h), 1e-8)
           << "qkv"[which] << " " << i;
     }
+}
+
+TEST(Attention, GradientsMatchCentralDifferences) {
+  expect_central_differences({1, 3, 5, 4, 2, 3}, {});
+  expect_central_differences({2, 6, 6, 2, 1, 3}, test::random_starts(2, 6));
+}
+
+TEST(Attention, WithinDocumentsEqualsThePlainLoops) {
+  for (const Types& types : kTypes) {
+    for (const std::int64_t length : {5, 64, 65, 300, 900})
+      for (const std::int64_t longest : {3, 40, 600}) {
+        SCOPED_TRACE(str("documents up to ", longest));
+        expect_reference({2, length, length, 2, 1, 16}, types,
+                         test::random_documents(2, length, longest));
+      }
+    expect_reference({2, 600, 600, 4, 2, 8}, types, test::random_starts(2, 600));
+    expect_reference({1, 77, 77, 2, 2, 7}, types, test::random_starts(1, 77));
+  }
+}
+
+TEST(Attention, OneDocumentARowIsNoMask) {
+  for (const Types& types : kTypes) {
+    const AttentionShape s = {2, 700, 700, 4, 2, 8};
+    const Tensor starts = Tensor::zeros({2, 700}, DType::i32);
+    const Passes a = passes(s, types.type), b = passes(s, types.type, 1, starts);
+    for (const auto& [x, y] :
+         {std::pair(a.out, b.out), {a.lse, b.lse}, {a.dq, b.dq}, {a.dk, b.dk}, {a.dv, b.dv}})
+      EXPECT_TRUE(same_bits(x, y)) << name(types.type);
+  }
+}
+
+// Rows [100, 450) of the second sequence are a document; what surrounds it is changed, and asks for
+// gradients, without it.
+TEST(Attention, NothingPassesBetweenDocuments) {
+  const std::int64_t length = 600, first = length + 100, count = 350;
+  const AttentionShape s = {2, length, length, 4, 2, 8};
+  const Tensor starts = Tensor::zeros({2, length}, DType::i32);
+  test::set_document(starts, 1, 100, 450);
+  test::set_document(starts, 1, 450, length);
+  const auto inside = [&](const Tensor& t) { return t.slice(first, count); };
+  for (const Types& types : kTypes) {
+    const Passes want = passes(s, types.type, 1, starts);
+    Passes other = passes(s, types.type, 1, starts);
+    for (Tensor* t : {&other.q, &other.k, &other.v, &other.dout}) {
+      const Tensor kept = inside(*t).clone();
+      cpu_backend().scale(*t, -3);
+      inside(*t).copy_from(kept);
+    }
+    other.run(starts, s);
+    for (const auto& [a, b] : {std::pair(want.out, other.out),
+                               {want.dq, other.dq},
+                               {want.dk, other.dk},
+                               {want.dv, other.dv}}) {
+      EXPECT_TRUE(same_bits(inside(a), inside(b))) << name(types.type);
+      EXPECT_FALSE(same_bits(a.slice(0, 50), b.slice(0, 50)));
+    }
+    // The output of the document alone has gradients: those of all else are exactly 0.
+    Passes alone = passes(s, types.type, 1, starts);
+    const Tensor kept = inside(alone.dout).clone();
+    cpu_backend().fill(alone.dout, 0);
+    inside(alone.dout).copy_from(kept);
+    alone.run(starts, s);
+    for (const Tensor& t : {alone.dq, alone.dk, alone.dv}) {
+      const auto values = to_doubles(t);
+      const std::int64_t cols = t.cols();
+      for (std::int64_t i = 0; i < t.size(); ++i) {
+        if (i / cols < first || i / cols >= first + count) {
+          ASSERT_EQ(values[std::size_t(i)], 0) << name(types.type) << " row " << i / cols;
+        }
+      }
+    }
+    EXPECT_TRUE(same_bits(inside(alone.dk), inside(want.dk)));
+  }
+}
+
+TEST(Attention, ADocumentInARowIsWhatItIsAlone) {
+  for (const auto& [first, count] : {std::pair{0L, 70L}, {70L, 300L}, {370L, 1L}, {371L, 29L}}) {
+    const std::int64_t length = 400;
+    const Tensor starts = Tensor::zeros({2, length}, DType::i32);
+    for (const std::int64_t s : {0, 1}) {
+      test::set_document(starts, s, 70, 370);
+      test::set_document(starts, s, 370, 371);
+      test::set_document(starts, s, 371, length);
+    }
+    const AttentionShape both = {2, length, length, 4, 2, 8}, one = {1, count, count, 4, 2, 8};
+    const Passes r = passes(both, DType::f64, 1, starts);
+    const auto part = [&, first = first, count = count](const Tensor& t) {
+      return t.slice(length + first, count);
+    };
+    Passes alone = passes(one, DType::f64);
+    alone.q = part(r.q), alone.k = part(r.k), alone.v = part(r.v), alone.dout = part(r.dout);
+    alone.run({}, one);
+    for (const auto& [a, b] :
+         {std::pair(alone.out, r.out), {alone.dq, r.dq}, {alone.dk, r.dk}, {alone.dv, r.dv}})
+      EXPECT_TRUE(test::near(a, to_doubles(part(b)), 1e-13)) << first;
+  }
 }
 
 TEST(Attention, RepeatsToTheBit) {
@@ -163,9 +263,9 @@ TEST(Attention, ASequenceDoesNotDependOnItsBatch) {
   const auto second = [&](const Tensor& t) { return t.slice(length, length); };
   Tensor out = poisoned({length, width}, DType::f64), lse = poisoned({1, 4, length}, DType::f64);
   Tensor dq = empty_like(out), dk = empty_like(out), dv = empty_like(out);
-  cpu_backend().attention_forward(out, lse, second(r.q), second(r.k), second(r.v), one);
+  cpu_backend().attention_forward(out, lse, second(r.q), second(r.k), second(r.v), {}, one);
   cpu_backend().attention_backward(dq, dk, dv, second(r.dout), second(r.q), second(r.k),
-                                   second(r.v), out, lse, one);
+                                   second(r.v), out, lse, {}, one);
   EXPECT_TRUE(same_bits(out, second(r.out)));
   EXPECT_TRUE(same_bits(lse, r.lse.slice(1, 1)));
   EXPECT_TRUE(same_bits(dq, second(r.dq)));

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
+#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -44,10 +45,10 @@ TEST(Rope, MatchesThePlainRotationOfEachPair) {
       }
     }
     Tensor y = empty_like(x);
-    backend(Device::cpu).rope(y, x, a.cos, a.sin, kHeads, kLength, kFirst, false);
+    backend(Device::cpu).rope(y, x, a.cos, a.sin, {}, kHeads, kLength, kFirst, false);
     EXPECT_TRUE(near(y, expected, tolerance));
     Tensor in_place = x.clone();
-    backend(Device::cpu).rope(in_place, in_place, a.cos, a.sin, kHeads, kLength, kFirst, false);
+    backend(Device::cpu).rope(in_place, in_place, a.cos, a.sin, {}, kHeads, kLength, kFirst, false);
     EXPECT_TRUE(same_bits(in_place, y));
   }
 }
@@ -58,18 +59,37 @@ TEST(Rope, TheInverseUndoesItAndIsTheGradient) {
   const Angles a = angles(DType::f64);
   Backend& cpu = backend(Device::cpu);
   Tensor y = empty_like(x), back = empty_like(x), dx = empty_like(x);
-  cpu.rope(y, x, a.cos, a.sin, kHeads, kLength, kFirst, false);
-  cpu.rope(back, y, a.cos, a.sin, kHeads, kLength, kFirst, true);
+  cpu.rope(y, x, a.cos, a.sin, {}, kHeads, kLength, kFirst, false);
+  cpu.rope(back, y, a.cos, a.sin, {}, kHeads, kLength, kFirst, true);
   EXPECT_TRUE(near(back, to_doubles(x), 1e-14));
-  cpu.rope(dx, dy, a.cos, a.sin, kHeads, kLength, kFirst, true);
+  cpu.rope(dx, dy, a.cos, a.sin, {}, kHeads, kLength, kFirst, true);
   EXPECT_TRUE(near(dx,
                    central_differences(x,
                                        [&] {
-                                         cpu.rope(y, x, a.cos, a.sin, kHeads, kLength, kFirst,
+                                         cpu.rope(y, x, a.cos, a.sin, {}, kHeads, kLength, kFirst,
                                                   false);
                                          return dot(y, dy);
                                        }),
                    1e-9));
+}
+
+TEST(Rope, PositionsCountFromWhereTheDocumentBegins) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+    const Tensor x = random_tensor({2 * kLength, kHeads * kDim}, dtype, 1);
+    const Tensor starts = random_starts(2, kLength);
+    const Angles a = angles(accumulator(dtype));
+    for (const bool inverse : {false, true}) {
+      Tensor y = empty_like(x);
+      backend(Device::cpu).rope(y, x, a.cos, a.sin, starts, kHeads, kLength, kFirst, inverse);
+      for (std::int64_t r = 0; r < x.rows(); ++r) {
+        const std::int64_t position = kFirst + r % kLength - starts.data<std::int32_t>()[r];
+        Tensor alone = empty_like(x.slice(r, 1));
+        backend(Device::cpu)
+            .rope(alone, x.slice(r, 1), a.cos, a.sin, {}, kHeads, 1, position, inverse);
+        EXPECT_TRUE(same_bits(alone, y.slice(r, 1))) << "row " << r;
+      }
+    }
+  }
 }
 
 TEST(Rope, ScoresDependOnTheDistanceOfPositionsAlone) {
@@ -78,8 +98,8 @@ TEST(Rope, ScoresDependOnTheDistanceOfPositionsAlone) {
                k = random_tensor({1, kDim}, DType::f64, 2);
   const auto score = [&](std::int64_t query, std::int64_t key) {
     Tensor rq = empty_like(q), rk = empty_like(k);
-    backend(Device::cpu).rope(rq, q, a.cos, a.sin, 1, 1, query, false);
-    backend(Device::cpu).rope(rk, k, a.cos, a.sin, 1, 1, key, false);
+    backend(Device::cpu).rope(rq, q, a.cos, a.sin, {}, 1, 1, query, false);
+    backend(Device::cpu).rope(rk, k, a.cos, a.sin, {}, 1, 1, key, false);
     return dot(rq, rk);
   };
   EXPECT_NEAR(score(9, 4), score(30, 25), 1e-12);

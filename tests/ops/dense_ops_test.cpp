@@ -62,12 +62,24 @@ TEST(DenseOps, EmbeddingNamesATokenBeyondTheVocabulary) {
 TEST(DenseOps, RopeAndAttentionGradientsMatchCentralDifferences) {
   ops::RopeTables tables{random_f64({6, 2}, 5), random_f64({6, 2}, 6)};
   const AttentionShape shape{2, 3, 3, 4, 2, 4};
-  expect_gradients(
-      [&](const auto& in) {
-        return ops::attention(ops::rope(in[0], tables, 4, 3, 1), ops::rope(in[1], tables, 2, 3, 1),
-                              in[2], shape);
-      },
-      {random_f64({6, 16}, 1), random_f64({6, 8}, 2), random_f64({6, 8}, 3)}, 1e-5);
+  for (const Tensor& starts : {Tensor(), indices({2, 3}, {0, 0, 2, 0, 1, 1})})
+    expect_gradients(
+        [&](const auto& in) {
+          return ops::attention(ops::rope(in[0], tables, starts, 4, 3, 1),
+                                ops::rope(in[1], tables, starts, 2, 3, 1), in[2], starts, shape);
+        },
+        {random_f64({6, 16}, 1), random_f64({6, 8}, 2), random_f64({6, 8}, 3)}, 1e-5);
+}
+
+TEST(DenseOps, DocumentsMustHaveTheShapeOfTheTokensAndNoCache) {
+  const Variable q = Variable::constant(random_f64({6, 16}, 1)),
+                 k = Variable::constant(random_f64({6, 8}, 2));
+  EXPECT_THROW(ops::attention(q, k, k, indices({3}, {0, 0, 0}), {2, 3, 3, 4, 2, 4}), Error);
+  EXPECT_THROW(ops::attention(Variable::constant(random_f64({2, 16}, 1)), k, k,
+                              indices({2}, {0, 0}), {2, 1, 3, 4, 2, 4}),
+               Error);
+  const ops::RopeTables tables{random_f64({6, 2}, 5), random_f64({6, 2}, 6)};
+  EXPECT_THROW(ops::rope(q, tables, indices({3}, {0, 0, 0}), 4, 3, 0), Error);
 }
 
 TEST(DenseOps, CrossEntropyGradientsMatchCentralDifferencesAndSkipUnscoredRows) {

@@ -87,6 +87,7 @@ class Interpreter {
       const std::size_t at = offset_of(x, i);
       storage[at] = wide_                  ? static_cast<const double*>(from)[at]
                     : x.type == Type::bf16 ? double(float(static_cast<const bf16*>(from)[at]))
+                    : x.type == Type::i32  ? double(static_cast<const std::int32_t*>(from)[at])
                                            : double(static_cast<const float*>(from)[at]);
     });
     memory_[v] = std::move(storage);

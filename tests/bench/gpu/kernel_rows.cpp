@@ -16,6 +16,7 @@ namespace moe {
 namespace {
 
 constexpr std::int64_t kSequences = 4, kLength = 4096, kTokens = kSequences * kLength;
+constexpr std::int64_t kDocument = 512;
 constexpr std::int64_t kHidden = 4096, kHeads = 32, kHeadDim = 128, kVocabulary = 32000;
 constexpr std::int64_t kExperts = 16, kTopK = 4, kNeurons = 688, kPairs = kTokens * kTopK;
 constexpr DType kType = DType::bf16;
@@ -81,7 +82,8 @@ void rows(Backend& b, const Show& show) {
         [&] { b.rmsnorm_backward(y, dw, dy, x, w, rstd); }});
   const Tensor cos = random_on_device({kLength, kHeadDim / 2}, DType::f32), sin = empty_like(cos);
   sin.copy_from(cos);
-  show({"rope", bytes_of({x, y}), 0, [&] { b.rope(y, x, cos, sin, kHeads, kLength, 0, false); }});
+  show({"rope", bytes_of({x, y}), 0,
+        [&] { b.rope(y, x, cos, sin, {}, kHeads, kLength, 0, false); }});
 
   std::vector<std::int32_t> words;
   const Philox random(2, RandomPurpose::test);
@@ -229,10 +231,18 @@ void attention(Backend& b, const Show& show) {
   Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(v);
   // The causal half of the scores; a product of 128 for each.
   const double product = 2.0 * kSequences * kHeads * kHeadDim * kLength * (kLength + 1) / 2;
-  show({"attention_forward", 0, 2 * product,
-        [&] { b.attention_forward(out, lse, q, k, v, shape); }});
-  show({"attention_backward", 0, 5 * product,
-        [&] { b.attention_backward(dq, dk, dv, dout, q, k, v, out, lse, shape); }});
+  // Of documents too: the same scores are counted, so the rate shows what the mask itself costs.
+  Tensor documents = Tensor::empty({kSequences, kLength}, DType::i32);
+  for (std::int64_t i = 0; i < documents.size(); ++i)
+    documents.data<std::int32_t>()[i] = std::int32_t(i % kLength / kDocument * kDocument);
+  for (const auto& [kind, starts] :
+       {std::pair(std::string(), Tensor()), {", documents", documents.to(Device::cuda)}}) {
+    show({"attention_forward" + kind, 0, 2 * product,
+          [&, &starts = starts] { b.attention_forward(out, lse, q, k, v, starts, shape); }});
+    show({"attention_backward" + kind, 0, 5 * product, [&, &starts = starts] {
+            b.attention_backward(dq, dk, dv, dout, q, k, v, out, lse, starts, shape);
+          }});
+  }
 }
 
 }  // namespace
