@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "config/train_config.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
@@ -82,6 +83,10 @@ ConfigSection keys_of_train_domain(TrainConfig::TrainDomain& c) {
       {"domain", &c.domain, "name of the domain", true},
       {"files", &c.files, "its token shards, in order", true},
       {"weight", &c.weight, "share of the sequences, relative to the other weights"},
+      {"max_epochs", &c.max_epochs,
+       "times that the domain may be read, others then take its share; 0: any number"},
+      {"reference_loss", &c.reference_loss,
+       "held-out loss that a dynamic mixture wants, nats a token"},
   }};
 }
 
@@ -92,11 +97,30 @@ ConfigSection keys_of_held_out_domain(TrainConfig::HeldOutDomain& c) {
   }};
 }
 
+ConfigSection keys_of_mixture(MixtureOptions& c) {
+  return {{
+      {"dynamic", &c.dynamic,
+       "at each evaluation domains above their reference_loss gain weight, those below lose some"},
+      {"rate", &c.rate, "factor on that difference of losses, in the exponent of the weight"},
+      {"clip", &c.clip, "count a domain below its reference_loss as one that is at it"},
+      {"smoothing", &c.smoothing, "part of the weight that all domains then share evenly"},
+  }};
+}
+
 ConfigSection keys_of_data(TrainConfig::Data& c) {
   return {{
       {"train", config_list(c.train, keys_of_train_domain), "domains to train on", true},
       {"held_out", config_list(c.held_out, keys_of_held_out_domain), "domains to evaluate on"},
       {"sequence_length", &c.sequence_length, "tokens per sequence"},
+      {"packing",
+       config_choice(c.packing.packing,
+                     {{"concatenate", Packing::concatenate}, {"best_fit", Packing::best_fit}}),
+       "documents one after the other and cut at every multiple of the length, or whole where they "
+       "fit and the rest padding"},
+      {"document_masks", &c.packing.document_masks,
+       "neither attention nor labels cross from one document to the next; positions count from "
+       "each one's beginning"},
+      {"mixture", keys_of_mixture(c.mixture), ""},
   }};
 }
 
@@ -275,9 +299,22 @@ void TrainConfig::validate() const {
   };
   domains("data.train", data.train);
   domains("data.held_out", data.held_out);
-  for (const TrainDomain& d : data.train)
+  for (const TrainDomain& d : data.train) {
     MOE_REQUIRE(d.weight > 0, "data.train: the weight of domain ", d.domain,
                 " must be positive, is ", d.weight);
+    MOE_REQUIRE(d.max_epochs >= 0, "data.train: max_epochs of domain ", d.domain,
+                " must not be negative, is ", d.max_epochs);
+    if (!data.mixture.dynamic) continue;
+    MOE_REQUIRE(d.reference_loss.has_value(), "data.mixture.dynamic needs a reference_loss for ",
+                "domain ", d.domain);
+    MOE_REQUIRE(std::any_of(data.held_out.begin(), data.held_out.end(),
+                            [&](const HeldOutDomain& h) { return h.domain == d.domain; }),
+                "data.mixture.dynamic needs domain ", d.domain, " in data.held_out");
+  }
+  MOE_REQUIRE(!data.mixture.dynamic || train.eval_every > 0,
+              "data.mixture.dynamic needs train.eval_every: weights change at evaluations");
+  positive("data.mixture.rate", data.mixture.rate);
+  fraction("data.mixture.smoothing", data.mixture.smoothing);
 
   at_least("batch.global", batch.global, 1);
   at_least("batch.micro", batch.micro, 1);

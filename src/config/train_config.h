@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "config/data_options.h"
 #include "config/exchange_options.h"
 #include "config/model_config.h"
 #include "config/recompute.h"
@@ -52,6 +53,8 @@ struct TrainConfig {
     std::string domain;
     std::vector<std::string> files;
     double weight = 1;
+    std::int64_t max_epochs = 0;
+    std::optional<double> reference_loss;
   };
   struct HeldOutDomain {
     std::string domain;
@@ -61,6 +64,8 @@ struct TrainConfig {
     std::vector<TrainDomain> train;
     std::vector<HeldOutDomain> held_out;
     std::int64_t sequence_length = 512;
+    PackingOptions packing;
+    MixtureOptions mixture;
   } data;
 
   struct Batch {

@@ -6,7 +6,7 @@
 #include <optional>
 #include <vector>
 
-#include "data/token_stream.h"
+#include "data/sequences.h"
 
 namespace moe {
 
@@ -14,10 +14,11 @@ namespace moe {
 /// threads.
 class HeldOut {
  public:
-  /// Windows of `length` inputs over the shards' tokens, cut as training sequences are: every token
-  /// but the very first is a label, whatever document it is in. Only the last window is padded.
+  /// Windows of `length` inputs over the shards' tokens, as training that concatenates would read
+  /// them (data/sequences.h), in order. Every token but the very first is a label or, with document
+  /// masks, every token but each document's first. Only the last window is padded.
   static HeldOut windows(const std::vector<std::filesystem::path>& files, std::int64_t length,
-                         std::int64_t vocabulary_size);
+                         std::int64_t vocabulary_size, bool document_masks = false);
 
   /// Each document alone: every id after its first is a label. A document of more than `length`
   /// inputs is cut into pieces of `length` inputs, so ids after a cut are scored with less before
@@ -44,13 +45,12 @@ class HeldOut {
     bool bos;
   };
 
-  HeldOut(const std::vector<std::filesystem::path>& files, std::int64_t length,
-          std::int64_t vocabulary_size);
-  Piece piece(std::int64_t i) const;
+  explicit HeldOut(std::int64_t length) : length_(length) {}
+  Batch load_windows(std::int64_t first, std::int64_t count) const;
 
-  TokenStream stream_;
+  std::optional<Sequences> windows_;
+  std::optional<TokenStream> stream_;  // of documents
   std::int64_t length_;
-  bool per_document_ = false;
   std::int32_t bos_ = -1;
   std::vector<Piece> pieces_;  // of documents
   std::int64_t labels_ = 0;

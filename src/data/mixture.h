@@ -6,12 +6,15 @@
 #include <string_view>
 #include <vector>
 
+#include "config/data_options.h"
+
 namespace moe {
 
-/// Progress through the mixture: how many sequences of each domain earlier steps have consumed, in
-/// the order of the domains. All that a checkpoint needs.
+/// Progress through the mixture, in the order of the domains: all that a checkpoint needs.
 struct MixtureState {
-  std::vector<std::int64_t> consumed;
+  std::vector<std::int64_t> consumed;  // sequences that earlier steps have drawn
+  std::vector<double> weights;         // shares of the coming draws; they sum to 1
+  std::vector<double> owed;            // sequences that the shares so far amount to, less consumed
   friend bool operator==(const MixtureState&, const MixtureState&) = default;
 };
 
@@ -22,64 +25,68 @@ struct PlannedSequence {
   friend bool operator==(const PlannedSequence&, const PlannedSequence&) = default;
 };
 
-/// What the whole global batch of a step is.
-struct StepPlan {
+/// What the sequences of a step's global batch are.
+struct StepDraw {
   std::vector<PlannedSequence> sequences;
   /// Global id of position 0; position p has first_id + p. Ids count the sequences of the run, so
   /// no two steps share one.
   std::int64_t first_id = 0;
-  std::int64_t labels = 0;  // N_label: tokens that are scored
-  std::int64_t tokens = 0;  // N_routed: tokens that are not padding
-  MixtureState next;        // the state after the step
+  MixtureState next;  // the state after the step
 };
 
 /// A domain as the mixture sees it.
 struct DomainSize {
   std::string name;
-  double weight;        // any scale; 0: never drawn
-  std::int64_t tokens;  // of all its shards
-};
+  double weight;                // any scale; 0: never drawn
+  std::int64_t sequences;       // of an epoch
+  std::int64_t max_epochs = 0;  // after so many it is drawn no more; 0: no limit
 
-/// A stream of `tokens` tokens cut into sequences of `length` inputs, whose labels are the tokens
-/// that follow. Sequence i takes inputs [i*length, i*length + inputs(i)); only the last is short.
-/// The stream's last token is a label and never an input, so every input has a label.
-struct SequenceCut {
-  std::int64_t tokens, length;
-
-  std::int64_t count() const { return (tokens - 1 + length - 1) / length; }
-  std::int64_t inputs(std::int64_t i) const {
-    return i + 1 < count() ? length : tokens - 1 - i * length;
-  }
+  /// Sequences that it can give; -1: any number.
+  std::int64_t limit() const { return max_epochs == 0 ? -1 : max_epochs * sequences; }
 };
 
 /// Decides which sequence each position of each global batch is: a pure function of (seed, state,
 /// step), the same on every rank and for every number of ranks. Touches no tokens.
 ///
-/// A position draws domain d with probability weight_d / sum of weights: the least of
-/// -log(u_d) / weight_d wins, u_d uniform from (seed, step, name of d, position). So neither the
-/// order of the domains nor the sizes of their files matter, and a new domain only takes positions
-/// from the others. Within a domain, epoch after epoch, each sequence comes once, in an order given
-/// by (seed, name, epoch).
+/// Draw n takes a domain so that after each draw every domain has had its share of all draws, to
+/// less than one sequence: |consumed_d - sum of weight_d over draws| < 1. Of the domains that may
+/// be drawn without running ahead of that, it is the one whose latest time is next (Tijdeman 1980,
+/// the chairman assignment problem; ties by a hash of the name, so the order of the domains does
+/// not matter). A step's draws are then spread over its positions at random. Within a domain, epoch
+/// after epoch, each sequence comes once, in an order given by (seed, name, epoch). A domain at its
+/// limit leaves its share to the others.
 class Mixture {
  public:
-  /// Throws InputError: no domain, a name twice, a weight below zero or none above it, a domain of
-  /// less than two tokens.
-  Mixture(std::vector<DomainSize> domains, std::int64_t length, std::uint64_t seed);
+  /// Throws InputError: no domain, a name twice, a weight below zero or none above it, a domain
+  /// without sequences.
+  Mixture(std::vector<DomainSize> domains, std::uint64_t seed);
 
   const std::vector<DomainSize>& domains() const { return domains_; }
-  std::int64_t length() const { return length_; }
-  SequenceCut cut(std::size_t domain) const { return {domains_[domain].tokens, length_}; }
   MixtureState initial_state() const;
 
-  /// Logs (on rank 0) when a domain begins again: epochs 2, 3, 5, 9, 17, ...
-  StepPlan plan(std::int64_t step, std::int64_t global_batch, const MixtureState& state) const;
+  /// Throws Error when all domains are at their limits.
+  StepDraw draw(std::int64_t step, std::int64_t global_batch, const MixtureState& state) const;
+
+  /// Says in the log which domains begin an epoch (2, 3, 5, 9, 17, ...) or reach their limit
+  /// between two states. On rank 0.
+  void announce(std::int64_t step, const MixtureState& before, const MixtureState& after) const;
+
+  /// Throws InputError when the domains' limits allow less than `draws` sequences from here.
+  void require_enough(const MixtureState& state, std::int64_t draws) const;
 
  private:
+  std::size_t next_domain(MixtureState& state) const;
+
   std::vector<DomainSize> domains_;
   std::vector<std::uint64_t> keys_;  // a hash of each domain's name
-  std::int64_t length_;
+  std::vector<std::size_t> order_;   // of the domains, by key: sums and ties know no other
   std::uint64_t seed_;
 };
+
+/// The weights after an evaluation, by the formula of MixtureOptions, over the domains whose weight
+/// is not zero. excess: loss - reference loss of each domain, finite.
+std::vector<double> reweighted(const std::vector<double>& weights,
+                               const std::vector<double>& excess, const MixtureOptions& options);
 
 /// Element i of a pseudo-random permutation of 0..n-1 named by (seed, key, epoch), found without
 /// the others: a Feistel network over the next power of four, walked until it lands below n.

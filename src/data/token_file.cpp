@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <mutex>
+#include <optional>
 
 #include "core/error.h"
 #include "data/checksum.h"
@@ -89,51 +91,73 @@ class MetadataReader {
 struct TokenFile::Impl {
   std::filesystem::path path;
   TokenManifest manifest;
-  MappedFile file;
   TokenFileInfo info;
+  std::once_flag once;
+  std::optional<MappedFile> file;
   const std::byte* token_data = nullptr;
   const std::byte* document_data = nullptr;  // u64 [documents + 1]
   const std::byte* checksum_data = nullptr;  // u64 [blocks]
 
-  explicit Impl(const std::filesystem::path& shard)
-      : path(shard), manifest(read_manifest(shard)), file(shard) {
-    const std::string name = path.string();
-    MOE_REQUIRE(file.size() == manifest.file_size, name, ": ", file.size(),
+  explicit Impl(const std::filesystem::path& shard) : path(shard), manifest(read_manifest(shard)) {
+    std::error_code error;
+    const auto size = std::int64_t(std::filesystem::file_size(shard, error));
+    MOE_REQUIRE(!error, shard.string(), ": cannot open: ", error.message());
+    MOE_REQUIRE(size == manifest.file_size, shard.string(), ": ", size,
                 " bytes, its manifest says ", manifest.file_size,
-                file.size() < manifest.file_size ? ": truncated" : "", kRebuild);
-    MOE_REQUIRE(metadata_checksum(file.bytes(), manifest) == manifest.metadata_checksum, name,
-                ": wrong checksum outside the token data: the file is damaged or not the one its "
-                "manifest describes",
-                kRebuild);
-    read_metadata(name);
-    check_documents(name);
+                size < manifest.file_size ? ": truncated" : "", kRebuild);
+    if (manifest.tokenizer)
+      info = {.domain = manifest.domain,
+              .tokenizer_hash = manifest.tokenizer->hash,
+              .vocabulary_size = manifest.vocabulary_size,
+              .bos_id = manifest.tokenizer->bos_id,
+              .eos_id = manifest.tokenizer->eos_id};
+    else
+      open();
+  }
+
+  /// Maps the file and checks all but its tokens, the first time.
+  void open() {
+    std::call_once(once, [this] {
+      const std::string name = path.string();
+      MappedFile mapped(path);
+      MOE_REQUIRE(mapped.size() == manifest.file_size &&
+                      metadata_checksum(mapped.bytes(), manifest) == manifest.metadata_checksum,
+                  name,
+                  ": wrong checksum outside the token data: the file is damaged or not the one its "
+                  "manifest describes",
+                  kRebuild);
+      file.emplace(std::move(mapped));
+      read_metadata(name);
+      check_documents(name);
+    });
   }
 
   void read_metadata(const std::string& name) {
     const auto lock = lock_hdf5();
     const MetadataReader reader(name);
-    info = {.domain = reader.text("domain"),
-            .tokenizer_hash = reader.text("tokenizer_hash"),
-            .vocabulary_size = reader.number("vocabulary_size"),
-            .bos_id = std::int32_t(reader.number("bos_id")),
-            .eos_id = std::int32_t(reader.number("eos_id"))};
+    const TokenFileInfo held = {.domain = reader.text("domain"),
+                                .tokenizer_hash = reader.text("tokenizer_hash"),
+                                .vocabulary_size = reader.number("vocabulary_size"),
+                                .bos_id = std::int32_t(reader.number("bos_id")),
+                                .eos_id = std::int32_t(reader.number("eos_id"))};
+    if (!manifest.tokenizer) info = held;
     const Extent tokens =
         reader.dataset("tokens", manifest.token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE);
     const Extent documents = reader.dataset("documents", H5T_STD_U64LE);
     const Extent checksums = reader.dataset("checksums", H5T_STD_U64LE);
     MOE_REQUIRE(reader.number("format_version") == kTokenFormatVersion &&
-                    reader.number("block_tokens") == kTokenBlock &&
-                    info.vocabulary_size == manifest.vocabulary_size &&
-                    info.domain == manifest.domain && tokens.offset == manifest.token_offset &&
+                    reader.number("block_tokens") == kTokenBlock && held == info &&
+                    held.vocabulary_size == manifest.vocabulary_size &&
+                    held.domain == manifest.domain && tokens.offset == manifest.token_offset &&
                     tokens.count == manifest.tokens && documents.count == manifest.documents + 1 &&
                     checksums.count == (manifest.tokens + kTokenBlock - 1) / kTokenBlock,
                 name, ": the file and its manifest contradict each other", kRebuild);
     for (const Extent& e : {documents, checksums})
-      MOE_REQUIRE(e.offset <= file.size() - e.count * 8, name, ": a dataset ends beyond the file",
+      MOE_REQUIRE(e.offset <= file->size() - e.count * 8, name, ": a dataset ends beyond the file",
                   kRebuild);
-    token_data = file.bytes() + tokens.offset;
-    document_data = file.bytes() + documents.offset;
-    checksum_data = file.bytes() + checksums.offset;
+    token_data = file->bytes() + tokens.offset;
+    document_data = file->bytes() + documents.offset;
+    checksum_data = file->bytes() + checksums.offset;
   }
 
   void check_documents(const std::string& name) const {
@@ -175,7 +199,13 @@ struct TokenFile::Impl {
   }
 };
 
-TokenFile::TokenFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {}
+TokenFile::TokenFile(const std::filesystem::path& path) : impl_(std::make_unique<Impl>(path)) {
+  impl_->open();
+}
+TokenFile::TokenFile(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+TokenFile TokenFile::opened_when_used(const std::filesystem::path& path) {
+  return TokenFile(std::make_unique<Impl>(path));
+}
 TokenFile::~TokenFile() = default;
 TokenFile::TokenFile(TokenFile&&) noexcept = default;
 TokenFile& TokenFile::operator=(TokenFile&&) noexcept = default;
@@ -188,14 +218,27 @@ int TokenFile::token_bytes() const { return int(impl_->manifest.token_bytes); }
 
 TokenFile::Range TokenFile::document(std::int64_t i) const {
   MOE_CHECK(i >= 0 && i < documents(), path().string(), ": document ", i, " of ", documents());
+  impl_->open();
   const auto first = std::int64_t(Impl::word(impl_->document_data, i));
   return {first, std::int64_t(Impl::word(impl_->document_data, i + 1)) - first};
+}
+
+std::int64_t TokenFile::document_at(std::int64_t token) const {
+  MOE_CHECK(token >= 0 && token < tokens(), path().string(), ": token ", token, " of ", tokens());
+  impl_->open();
+  std::int64_t low = 0, high = documents();  // begins at or before it; begins behind it
+  while (high - low > 1) {
+    const std::int64_t middle = low + (high - low) / 2;
+    (std::int64_t(Impl::word(impl_->document_data, middle)) <= token ? low : high) = middle;
+  }
+  return low;
 }
 
 void TokenFile::read(std::int64_t first, std::span<std::int32_t> out) const {
   const auto count = std::int64_t(out.size());
   MOE_CHECK(first >= 0 && count <= tokens() && first <= tokens() - count, path().string(),
             ": tokens [", first, ", ", first + count, ") of ", tokens());
+  impl_->open();
   if (token_bytes() == 2)
     impl_->read<std::uint16_t>(first, out);
   else
@@ -203,6 +246,7 @@ void TokenFile::read(std::int64_t first, std::span<std::int32_t> out) const {
 }
 
 void TokenFile::verify(const std::function<void(std::int64_t)>& progress) const {
+  impl_->open();
   std::vector<std::int32_t> ids(std::size_t(std::min(kTokenBlock, tokens())));
   for (std::int64_t first = 0, block = 0; first < tokens(); first += kTokenBlock, ++block) {
     const std::int64_t count = std::min(kTokenBlock, tokens() - first);

@@ -28,6 +28,10 @@ class TokenFile {
   /// its size, and everything outside the token data has its checksum. Token data is not read:
   /// see verify().
   explicit TokenFile(const std::filesystem::path& path);
+  /// The same, but now only the manifest and the file's size are looked at, and the rest when
+  /// documents or tokens are first asked for, which then may throw. For runs over very many shards.
+  /// (Shards whose manifest was written before it named the tokenizer are opened at once.)
+  static TokenFile opened_when_used(const std::filesystem::path& path);
   ~TokenFile();
   TokenFile(TokenFile&&) noexcept;
   TokenFile& operator=(TokenFile&&) noexcept;
@@ -44,6 +48,8 @@ class TokenFile {
   };
   /// Where document i lies among the tokens, with its BOS and EOS. At least one token.
   Range document(std::int64_t i) const;
+  /// The document that holds this token.
+  std::int64_t document_at(std::int64_t token) const;
 
   /// Copies tokens [first, first + out.size()). Throws InputError at an id beyond the vocabulary.
   void read(std::int64_t first, std::span<std::int32_t> out) const;
@@ -54,6 +60,7 @@ class TokenFile {
 
  private:
   struct Impl;
+  explicit TokenFile(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -28,6 +28,15 @@ std::int64_t count_field(const json& object, const char* key, const std::string&
   return value.get<std::int64_t>();
 }
 
+/// An id, or -1 for none.
+std::int32_t id_field(const json& object, const char* key, const std::string& where) {
+  const json& value = field(object, key, where);
+  MOE_REQUIRE(value.is_number_integer() && value.get<std::int64_t>() >= -1 &&
+                  value.get<std::int64_t>() <= INT32_MAX,
+              where, ": '", key, "' is no token id; build the shard again");
+  return value.get<std::int32_t>();
+}
+
 std::string text_field(const json& object, const char* key, const std::string& where) {
   const json& value = field(object, key, where);
   MOE_REQUIRE(value.is_string(), where, ": '", key, "' is no text; build the shard again");
@@ -37,12 +46,16 @@ std::string text_field(const json& object, const char* key, const std::string& w
 }  // namespace
 
 std::string to_json(const TokenManifest& m) {
-  const nlohmann::ordered_json object = {
+  nlohmann::ordered_json object = {
       {"format", kTokenFormatName},   {"format_version", kTokenFormatVersion},
       {"domain", m.domain},           {"documents", m.documents},
       {"tokens", m.tokens},           {"vocabulary_size", m.vocabulary_size},
       {"token_bytes", m.token_bytes}, {"token_offset", m.token_offset},
       {"file_size", m.file_size},     {"metadata_checksum", hex(m.metadata_checksum)}};
+  if (m.tokenizer)
+    object["tokenizer"] = {{"hash", m.tokenizer->hash},
+                           {"bos_id", m.tokenizer->bos_id},
+                           {"eos_id", m.tokenizer->eos_id}};
   return object.dump(2) + "\n";
 }
 
@@ -71,6 +84,11 @@ TokenManifest read_manifest(const fs::path& shard) {
   m.documents = count_field(object, "documents", where);
   m.vocabulary_size = count_field(object, "vocabulary_size", where);
   m.domain = text_field(object, "domain", where);
+  if (const auto it = object.find("tokenizer"); it != object.end()) {
+    MOE_REQUIRE(it->is_object(), where, ": 'tokenizer' is no object; build the shard again");
+    m.tokenizer = {text_field(*it, "hash", where), id_field(*it, "bos_id", where),
+                   id_field(*it, "eos_id", where)};
+  }
   const std::string digits = text_field(object, "metadata_checksum", where);
   const auto [end, error] =
       std::from_chars(digits.data(), digits.data() + digits.size(), m.metadata_checksum, 16);

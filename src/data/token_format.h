@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "data/token_file.h"
@@ -31,6 +32,13 @@ struct TokenManifest {
   std::int64_t vocabulary_size = 0;
   std::string domain;
   std::uint64_t metadata_checksum = 0;  // of all bytes outside the token data
+
+  /// As TokenFileInfo has them; manifests of before there was this entry lack it.
+  struct Tokenizer {
+    std::string hash;
+    std::int32_t bos_id = -1, eos_id = -1;
+  };
+  std::optional<Tokenizer> tokenizer;
 };
 
 inline std::filesystem::path manifest_path(const std::filesystem::path& shard) {

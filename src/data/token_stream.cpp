@@ -20,8 +20,10 @@ TokenStream::TokenStream(const std::vector<std::filesystem::path>& files,
   begins_.push_back(0);
   const TokenFile* named = nullptr;  // the first whose tokenizer is known
   files_.reserve(files.size());
+  const bool paths_are_few = files.size() <= kCheckedAtStart;
   for (const auto& path : files) {
-    const TokenFile& file = files_.emplace_back(path);
+    const TokenFile& file =
+        files_.emplace_back(paths_are_few ? TokenFile(path) : TokenFile::opened_when_used(path));
     MOE_REQUIRE(file.info().vocabulary_size <= vocabulary_size, path.string(), ": a vocabulary of ",
                 file.info().vocabulary_size, ", the model has ", vocabulary_size,
                 "; tokenize with the model's tokenizer");
@@ -31,12 +33,37 @@ TokenStream::TokenStream(const std::vector<std::filesystem::path>& files,
   }
 }
 
+std::int64_t TokenStream::documents() const {
+  std::int64_t total = 0;
+  for (const TokenFile& file : files_) total += file.documents();
+  return total;
+}
+
+void TokenStream::for_each_document_part(
+    std::int64_t first, std::int64_t count,
+    const std::function<void(std::int64_t, std::int64_t, bool)>& visit) const {
+  const std::int64_t end = first + count;
+  for (std::size_t f = file_of(first); first < end; ++f) {
+    const TokenFile& file = files_[f];
+    for (std::int64_t d = file.document_at(first - begins_[f]); d < file.documents() && first < end;
+         ++d) {
+      const TokenFile::Range document = file.document(d);
+      const std::int64_t document_end = begins_[f] + document.first + document.count;
+      const std::int64_t part = std::min(document_end, end) - first;
+      visit(first, part, first + part == document_end);
+      first += part;
+    }
+  }
+}
+
+std::size_t TokenStream::file_of(std::int64_t token) const {
+  return std::size_t(std::upper_bound(begins_.begin(), begins_.end(), token) - begins_.begin()) - 1;
+}
+
 void TokenStream::read(std::int64_t first, std::span<std::int32_t> out) const {
   MOE_CHECK(first >= 0 && std::int64_t(out.size()) <= tokens() - first, "tokens [", first, ", ",
             first + std::int64_t(out.size()), ") of ", tokens());
-  auto f =
-      std::size_t(std::upper_bound(begins_.begin(), begins_.end(), first) - begins_.begin()) - 1;
-  for (; !out.empty(); ++f) {
+  for (std::size_t f = file_of(first); !out.empty(); ++f) {
     const std::int64_t within = first - begins_[f];
     const auto n =
         std::size_t(std::min<std::int64_t>(std::int64_t(out.size()), files_[f].tokens() - within));

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -24,11 +25,15 @@ struct Batch {
 /// The tokens of several shards, one after the other.
 class TokenStream {
  public:
+  static constexpr std::size_t kCheckedAtStart = 256;
+
   /// Throws InputError naming the file: unreadable, with ids that a model of `vocabulary_size` has
-  /// no embedding for, or made by another tokenizer than the shards before it.
+  /// no embedding for, or made by another tokenizer than the shards before it. Of more than
+  /// kCheckedAtStart shards only manifests are read here, the others' checksums when they are used.
   TokenStream(const std::vector<std::filesystem::path>& files, std::int64_t vocabulary_size);
 
   std::int64_t tokens() const { return begins_.back(); }
+  std::int64_t documents() const;
   const std::vector<TokenFile>& files() const { return files_; }
   /// Where file f begins in the stream.
   std::int64_t begin_of(std::size_t f) const { return begins_[f]; }
@@ -36,12 +41,20 @@ class TokenStream {
   /// Copies tokens [first, first + out.size()).
   void read(std::int64_t first, std::span<std::int32_t> out) const;
 
+  /// The parts of documents that tokens [first, first + count) are made of, in order:
+  /// visit(first, count, whether the document ends with the part).
+  void for_each_document_part(
+      std::int64_t first, std::int64_t count,
+      const std::function<void(std::int64_t, std::int64_t, bool)>& visit) const;
+
   /// Fills one row of a batch: `inputs` tokens from `first` on, the labels that follow them, then
   /// padding.
   void fill_row(std::int64_t first, std::int64_t inputs, std::span<std::int32_t> tokens,
                 std::span<std::int32_t> labels) const;
 
  private:
+  std::size_t file_of(std::int64_t token) const;
+
   std::vector<TokenFile> files_;
   std::vector<std::int64_t> begins_;  // of each file; the last entry is the total
 };

@@ -215,13 +215,15 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
   }
   file.finish();
 
-  TokenManifest manifest{.file_size = std::int64_t(fs::file_size(path)),
-                         .token_offset = token_offset,
-                         .tokens = total.tokens,
-                         .token_bytes = token_bytes,
-                         .documents = total.documents,
-                         .vocabulary_size = info.vocabulary_size,
-                         .domain = info.domain};
+  TokenManifest manifest{
+      .file_size = std::int64_t(fs::file_size(path)),
+      .token_offset = token_offset,
+      .tokens = total.tokens,
+      .token_bytes = token_bytes,
+      .documents = total.documents,
+      .vocabulary_size = info.vocabulary_size,
+      .domain = info.domain,
+      .tokenizer = TokenManifest::Tokenizer{info.tokenizer_hash, info.bos_id, info.eos_id}};
   const MappedFile written(path);
   manifest.metadata_checksum = metadata_checksum(written.bytes(), manifest);
   return manifest;

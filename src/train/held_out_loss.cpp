@@ -30,7 +30,9 @@ HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::in
     const std::int64_t first = round + world.rank() * micro_batch;
     const std::int64_t n = std::clamp<std::int64_t>(total - first, 0, micro_batch);
     const Batch batch = n > 0 ? data.load(first, n) : padding_batch();
-    const ModelLoss loss = model.loss(batch.tokens, batch.labels, 1, ForwardContext{});
+    ForwardContext context;
+    context.document_starts = batch.document_starts;
+    const ModelLoss loss = model.loss(batch.tokens, batch.labels, 1, context);
     const Tensor losses = loss.token_loss.to(Device::cpu);
     const std::int64_t length = batch.labels.cols();
     for_accumulator(losses.dtype(), [&]<class A>(A) {

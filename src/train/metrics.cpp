@@ -67,6 +67,8 @@ std::string to_json(const StepMetrics& m) {
   j["tokens"] = m.tokens;
   j["loss"] = m.loss;
   j["domain_loss"] = m.domain_loss;
+  j["domain_weights"] = m.domain_weights;
+  j["domain_epochs"] = m.domain_epochs;
   j["router_losses"] = m.router_losses;
   j["grad_norm"] = m.grad_norm;
   j["learning_rate"] = m.learning_rate;

@@ -20,9 +20,11 @@ struct StepMetrics {
   std::int64_t step = 0;    // 1 is the first
   std::int64_t tokens = 0;  // trained on since step 0
   double loss = NAN;        // mean cross-entropy per labelled token, without router losses
-  std::map<std::string, double> domain_loss;    // the same, per domain
-  std::map<std::string, double> router_losses;  // "cv_squared", ...: coefficients included
-  double grad_norm = NAN;                       // before clipping
+  std::map<std::string, double> domain_loss;     // the same, per domain
+  std::map<std::string, double> domain_weights;  // shares of the step's sequences, by the mixture
+  std::map<std::string, double> domain_epochs;   // times that each has been read after the step
+  std::map<std::string, double> router_losses;   // "cv_squared", ...: coefficients included
+  double grad_norm = NAN;                        // before clipping
   double learning_rate = NAN;
   double tokens_per_second = NAN;  // of all ranks
   double step_seconds = NAN;

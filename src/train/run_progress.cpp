@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/run_progress.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -18,6 +19,43 @@ Json to_json(const MachineRecord& machine, DType dtype) {
           {"processor", processor_name()}, {"compiler", compiler_name()}};
 }
 
+/// The mixture goes on as the state says where it knows a domain, and as the configuration says
+/// elsewhere. Takes the domains out of `known`: sequences consumed of each.
+MixtureState mixture_from(const Json& state, std::map<std::string, std::int64_t>& known,
+                          const TrainConfig& config, const std::vector<DomainSize>& domains) {
+  MixtureState mixture = Mixture(domains, std::uint64_t(config.run.seed)).initial_state();
+  const auto number = [&](const char* what, const std::string& domain, auto otherwise) {
+    return state.contains(what) ? state[what].value(domain, otherwise) : otherwise;
+  };
+  for (std::size_t d = 0; d < domains.size(); ++d) {
+    const std::string& domain = domains[d].name;
+    const auto entry = known.find(domain);
+    if (entry == known.end()) {
+      warn_once("domain {} is new in this run", domain);
+      continue;
+    }
+    mixture.consumed[d] = entry->second;
+    mixture.owed[d] = number("owed", domain, 0.0);
+    known.erase(entry);
+    if (number("domain_sequences", domain, domains[d].sequences) != domains[d].sequences)
+      warn_once(
+          "domain {} has {} sequences, it had {}: its shards or how they are cut changed, some of "
+          "it repeats or is left out",
+          domain, domains[d].sequences, number("domain_sequences", domain, std::int64_t{0}));
+  }
+  if (!config.data.mixture.dynamic) return mixture;
+  const Json weights = state.value("weights", Json::object());
+  const bool same = weights.size() == domains.size() &&
+                    std::all_of(domains.begin(), domains.end(), [&](const DomainSize& domain) {
+                      return weights.contains(domain.name);
+                    });
+  if (!same)
+    warn_once("the domains have changed: their weights begin again as data.train has them");
+  for (std::size_t d = 0; same && d < domains.size(); ++d)
+    mixture.weights[d] = weights[domains[d].name];
+  return mixture;
+}
+
 }  // namespace
 
 std::string progress_to_json(const RunProgress& progress, const TrainConfig& config,
@@ -33,8 +71,11 @@ std::string progress_to_json(const RunProgress& progress, const TrainConfig& con
   for (const auto& [domain, consumed] : progress.other_domains)
     state["consumed"][domain] = consumed;
   for (std::size_t d = 0; d < domains.size(); ++d) {
-    state["consumed"][domains[d].name] = progress.mixture.consumed[d];
-    state["domain_tokens"][domains[d].name] = domains[d].tokens;
+    const std::string& domain = domains[d].name;
+    state["consumed"][domain] = progress.mixture.consumed[d];
+    state["owed"][domain] = progress.mixture.owed[d];
+    state["weights"][domain] = progress.mixture.weights[d];
+    state["domain_sequences"][domain] = domains[d].sequences;
   }
   state["machine"] = to_json(machine, config.model.dtype);
   return state.dump(1);
@@ -52,19 +93,7 @@ RunProgress progress_from_json(const std::string& text, const std::string& where
     // Checkpoints of before there were guards have no such state.
     if (state.contains("guard")) progress.guard = guard_state_from_json(state["guard"].dump());
     progress.other_domains = state.at("consumed").get<std::map<std::string, std::int64_t>>();
-    for (const DomainSize& domain : domains) {
-      const auto known = progress.other_domains.find(domain.name);
-      progress.mixture.consumed.push_back(known == progress.other_domains.end() ? 0
-                                                                                : known->second);
-      if (known == progress.other_domains.end()) {
-        warn_once("domain {} is new in this run", domain.name);
-        continue;
-      }
-      progress.other_domains.erase(known);
-      if (state.at("domain_tokens").value(domain.name, std::int64_t{-1}) != domain.tokens)
-        warn_once("the shards of domain {} have changed: some of it repeats or is left out",
-                  domain.name);
-    }
+    progress.mixture = mixture_from(state, progress.other_domains, config, domains);
     for (const auto& [domain, consumed] : progress.other_domains)
       warn_once("domain {} is no longer trained on", domain);
     if (state.at("sequence_length") != config.data.sequence_length)

@@ -161,9 +161,8 @@ std::vector<Difference> compare(Engine& grid_engine, Alone* alone, const Batch& 
     const Parameter& p = parameters[i];
     if (!p.spec.trained) continue;
     const Tensor mine = grid_engine.gradients().gradient(i).to(Device::cpu);
-    const Tensor reference =
-        alone ? alone->engine.gradients().gradient(i).to(Device::cpu)
-              : Tensor::empty(p.spec.shape, mine.dtype());
+    const Tensor reference = alone ? alone->engine.gradients().gradient(i).to(Device::cpu)
+                                   : Tensor::empty(p.spec.shape, mine.dtype());
     world.broadcast(reference, 0).wait();
     const Tensor want = reference.slice(p.first_row, p.rows());
     double difference = 0, size = 0;

@@ -92,7 +92,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);
   open_data();
-  progress_.mixture = loader_->initial_state();
+  progress_.mixture = loader_->mixture().initial_state();
   checkpoints_ = std::make_unique<RunCheckpoints>(config_, start_.threads,
                                                   loader_->mixture().domains(), *drills_, *engine_);
   if (reader) {
@@ -100,6 +100,8 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     guard_.set_state(progress_.guard);
     log_info("resuming {} after step {}", reader->folder().string(), progress_.step);
   }
+  loader_->mixture().require_enough(progress_.mixture,
+                                    (config_.train.steps - progress_.step) * config_.batch.global);
   world.barrier().wait();  // nothing is changed on disk before every rank has read
 
   if (world.rank() == 0) prepare_folder(run);
@@ -157,13 +159,18 @@ Trainer::~Trainer() = default;
 
 void Trainer::open_data() {
   std::vector<DomainSource> sources;
-  for (const auto& d : config_.data.train) sources.push_back({d.domain, paths(d.files), d.weight});
+  for (const auto& d : config_.data.train)
+    sources.push_back({d.domain, paths(d.files), d.weight, d.max_epochs});
   const ModelConfig& model = engine_->config();
   loader_ = std::make_unique<Loader>(sources, config_.data.sequence_length,
-                                     std::uint64_t(config_.run.seed), model.vocab_size);
+                                     std::uint64_t(config_.run.seed), model.vocab_size,
+                                     config_.data.packing);
+  const std::int64_t mine = config_.batch.global / world_.size();
+  feed_ = std::make_unique<BatchFeed>(*loader_, config_.batch.global, world_.rank() * mine, mine);
   for (const auto& d : config_.data.held_out)
-    held_out_.push_back({d.domain, HeldOut::windows(paths(d.files), config_.data.sequence_length,
-                                                    model.vocab_size)});
+    held_out_.push_back(
+        {d.domain, HeldOut::windows(paths(d.files), config_.data.sequence_length, model.vocab_size,
+                                    config_.data.packing.document_masks)});
 }
 
 void Trainer::print_start() const {
@@ -212,9 +219,7 @@ void Trainer::train_one_step() {
   const std::int64_t rollbacks = guard_.state().rollbacks;
   drills_->begin_step(step, rollbacks);
   set_phase("load");
-  const StepPlan plan = loader_->plan(step, config_.batch.global, progress_.mixture);
-  const std::int64_t mine = config_.batch.global / world_.size();
-  const Batch batch = loader_->load(plan, world_.rank() * mine, mine);
+  const auto [plan, batch] = feed_->next(step, progress_.mixture);
   const double loaded = now();
   const double rate =
       learning_rate(config_.schedule, config_.optimizer.learning_rate, step, config_.train.steps);
@@ -241,12 +246,20 @@ void Trainer::train_one_step() {
   metrics.step = progress_.step;
   metrics.tokens = progress_.tokens;
   metrics.learning_rate = rate;
+  const std::vector<DomainSize>& domains = loader_->mixture().domains();
+  for (std::size_t d = 0; d < domains.size(); ++d) {
+    metrics.domain_weights[domains[d].name] = progress_.mixture.weights[d];
+    metrics.domain_epochs[domains[d].name] =
+        double(progress_.mixture.consumed[d]) / double(domains[d].sequences);
+  }
   metrics.skipped_steps = guard_.state().skipped_steps;
   metrics.rollbacks = guard_.state().rollbacks;
   if (verdict != Verdict::accept) metrics.skipped = describe(verdict);
   const bool last = step == config_.train.steps;
-  if (config_.train.eval_every > 0 && (step % config_.train.eval_every == 0 || last))
-    evaluate(metrics);
+  const bool due = config_.train.eval_every > 0 && step % config_.train.eval_every == 0;
+  if (due || (last && config_.train.eval_every > 0)) evaluate(metrics);
+  // Not by the evaluation at the end alone: a run that is made longer must go on as if it had been.
+  if (due && config_.data.mixture.dynamic) reweight(metrics);
   metrics.checkpoint = checkpoints_->poll();
   if (metrics_) {
     metrics_->write(metrics);
@@ -314,6 +327,17 @@ void Trainer::evaluate(StepMetrics& metrics) {
         held_out_loss(engine_->model(), d.data, config_.train.eval_sequences, config_.batch.micro,
                       world_, alive)
             .loss;
+}
+
+void Trainer::reweight(const StepMetrics& metrics) {
+  std::vector<double> excess;
+  for (const TrainConfig::TrainDomain& d : config_.data.train)
+    excess.push_back(metrics.held_out_loss.at(d.domain) - *d.reference_loss);
+  if (!std::all_of(excess.begin(), excess.end(), [](double e) { return std::isfinite(e); })) {
+    warn_once("step {}: a held-out loss is not finite, the mixture stays as it is", metrics.step);
+    return;
+  }
+  progress_.mixture.weights = reweighted(progress_.mixture.weights, excess, config_.data.mixture);
 }
 
 RunProgress Trainer::progress() const {

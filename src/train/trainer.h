@@ -10,6 +10,7 @@
 #include "config/train_config.h"
 #include "data/held_out.h"
 #include "data/loader.h"
+#include "train/batch_feed.h"
 #include "train/checkpoint.h"
 #include "train/engine.h"
 #include "train/faults.h"
@@ -76,6 +77,7 @@ class Trainer {
   void train_one_step();
   Verdict agree(const StepResult& result);
   void evaluate(StepMetrics& metrics);
+  void reweight(const StepMetrics& metrics);
   RunProgress progress() const;
   void print_start() const;
 
@@ -85,6 +87,7 @@ class Trainer {
   const ProcessGrid grid_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Loader> loader_;
+  std::unique_ptr<BatchFeed> feed_;
   std::vector<HeldOutDomain> held_out_;
   std::unique_ptr<const FaultDrills> drills_;
   std::unique_ptr<RunCheckpoints> checkpoints_;

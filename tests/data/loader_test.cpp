@@ -48,7 +48,7 @@ class LoaderTest : public ::testing::Test {
 
 TEST_F(LoaderTest, LoadsTheTokensThatThePlanNames) {
   const Loader loader = this->loader();
-  MixtureState state = loader.initial_state();
+  MixtureState state = loader.mixture().initial_state();
   int short_rows = 0;
   for (std::int64_t step = 0; step < 12; ++step) {
     const StepPlan plan = loader.plan(step, 8, state);
@@ -80,7 +80,7 @@ TEST_F(LoaderTest, LoadsTheTokensThatThePlanNames) {
 
 TEST_F(LoaderTest, AnyPartitionOfTheBatchGivesTheSameSequences) {
   const Loader loader = this->loader();
-  const StepPlan plan = loader.plan(5, 12, MixtureState{{30, 7}});
+  const StepPlan plan = loader.plan(5, 12, MixtureState{{30, 7}, {0.7, 0.3}, {0.25, -0.25}});
   const Batch whole = loader.load(plan, 0, 12);
   for (const std::vector<std::int64_t>& counts :
        {std::vector<std::int64_t>{6, 6}, {1, 0, 4, 7}, {3, 3, 3, 3}}) {
@@ -102,7 +102,7 @@ TEST_F(LoaderTest, AnyPartitionOfTheBatchGivesTheSameSequences) {
 
 TEST_F(LoaderTest, ARunResumedFromTheStateIsTheUninterruptedRun) {
   const Loader straight = this->loader();
-  MixtureState state = straight.initial_state();
+  MixtureState state = straight.mixture().initial_state();
   std::vector<std::vector<std::int32_t>> batches;
   std::vector<MixtureState> states;
   for (std::int64_t step = 0; step < 10; ++step) {
@@ -122,8 +122,8 @@ TEST_F(LoaderTest, ARunResumedFromTheStateIsTheUninterruptedRun) {
 
 TEST_F(LoaderTest, OneEpochScoresEveryTokenOfADomainOnce) {
   const Loader loader({sources_[0]}, kLength, 1, kVocabulary);
-  const std::int64_t sequences = loader.mixture().cut(0).count();
-  const StepPlan plan = loader.plan(0, sequences, loader.initial_state());
+  const std::int64_t sequences = loader.sequences(0).count();
+  const StepPlan plan = loader.plan(0, sequences, loader.mixture().initial_state());
   const Batch batch = loader.load(plan, 0, sequences);
   std::vector<std::int32_t> labels;
   std::vector<std::int64_t> by_index(static_cast<std::size_t>(sequences));

@@ -225,7 +225,7 @@ TEST_F(TokenShard, ATruncatedFileIsRefused) {
     EXPECT_THAT(open_error(), HasSubstr("truncated"));
   }
   write_bytes(shard_, "");
-  EXPECT_THAT(open_error(), HasSubstr("empty"));
+  EXPECT_THAT(open_error(), HasSubstr("0 bytes, its manifest says"));
   write_bytes(shard_, good + "x");
   EXPECT_THAT(open_error(), HasSubstr("its manifest says"));
   fs::remove(shard_);
