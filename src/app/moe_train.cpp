@@ -11,6 +11,7 @@
 #include "comm/transport.h"
 #include "comm/watchdog.h"
 #include "core/stop_signal.h"
+#include "core/terminal.h"
 #include "train/model_source.h"
 #include "train/run_plan.h"
 #include "train/trainer.h"
@@ -19,7 +20,7 @@ namespace moe {
 namespace {
 
 struct Options {
-  std::string config, resume = "none", init_from;
+  std::string config, resume = "none", init_from, progress = "auto";
   std::vector<std::string> set, inject;
   bool selfcheck = false, dry_run = false;
   int ranks = 0;
@@ -45,6 +46,7 @@ int run(const Options& o, MpiWorld& mpi) {
   start.device = choose_device(config.run.device, mpi.local_rank());
   const Watchdog watchdog(config.parallel.watchdog_seconds);
   start.selfcheck = o.selfcheck;
+  start.live_view = o.progress == "live" || (o.progress == "auto" && live_terminal());
   start.stop_requested = stop_signal_came;
   listen_for_stop_signals();
   const std::unique_ptr<Communicator> world =
@@ -83,6 +85,11 @@ int main(int argc, char** argv) {
                    "Take weights alone from a model folder or checkpoint (model.init_from)");
     app.add_option("--inject", o->inject,
                    "Drill: suffer a fault, as KIND:key=value,... (repeatable; docs/drills.md)");
+    app.add_option("--progress", o->progress,
+                   "live: a few lines redrawn in place; plain: a line every run.log_every steps; "
+                   "auto: live on a terminal. Under mpirun standard error is none: ask for live")
+        ->check(CLI::IsMember({"auto", "live", "plain"}))
+        ->capture_default_str();
     app.add_flag("--dry-run", o->dry_run,
                  "Print ranks, groups, memory per rank and what every collective moves, and stop");
     app.add_option("--ranks", o->ranks,

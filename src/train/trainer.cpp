@@ -62,6 +62,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
       start_(start),
       world_(world),
       grid_(world, int(config_.parallel.expert), config_.parallel.exchange, start.host),
+      view_(config_.train.steps, start.live_view && world.rank() == 0),
       guard_(config_.guard) {
   MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
               " sequences, which ", world.size(),
@@ -263,11 +264,9 @@ void Trainer::train_one_step() {
   metrics.checkpoint = checkpoints_->poll();
   if (metrics_) {
     metrics_->write(metrics);
-    if (step % config_.run.log_every == 0 || last || !metrics.held_out_loss.empty()) {
-      const double each = steps_timed_ > 1 ? seconds_training_ / double(steps_timed_ - 1) : seconds;
-      log_info("{}", progress_line(metrics, config_.train.steps,
-                                   each * double(config_.train.steps - step)));
-    }
+    const double each = steps_timed_ > 1 ? seconds_training_ / double(steps_timed_ - 1) : seconds;
+    view_.show(metrics, each * double(config_.train.steps - step),
+               step % config_.run.log_every == 0 || last);
   }
   if (guard_.wants_rollback()) {
     roll_back();

@@ -19,6 +19,7 @@
 #include "train/metrics.h"
 #include "train/run_checkpoints.h"
 #include "train/run_metrics.h"
+#include "train/training_view.h"
 
 namespace moe {
 
@@ -33,6 +34,7 @@ struct StartOptions {
   /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.
   std::function<bool()> stop_requested = [] { return false; };
   std::vector<Fault> faults;  // to suffer, as drills
+  bool live_view = false;     // show progress in lines that are redrawn, see training_view.h
   bool selfcheck = false;     // before anything is trained, see selfcheck.h
 };
 
@@ -93,6 +95,7 @@ class Trainer {
   std::unique_ptr<RunCheckpoints> checkpoints_;
   RunProgress progress_;  // but for what the engine and the guard know: progress() is whole
   std::unique_ptr<RunMetrics> metrics_;
+  TrainingView view_;
   Heartbeat heartbeat_;  // writes on rank 0 alone
   Guard guard_;
   bool stop_ = false;            // a rank has been asked to stop: known to all
