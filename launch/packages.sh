@@ -12,7 +12,7 @@ set -euo pipefail
 
 build=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libhdf5-dev libyaml-cpp-dev
   libdnnl-dev ocl-icd-opencl-dev libsentencepiece-dev nlohmann-json3-dev libcli11-dev libfmt-dev
-  libzstd-dev zlib1g-dev libxxhash-dev libmetis-dev)
+  libzstd-dev zlib1g-dev libxxhash-dev libmetis-dev libpcre2-dev libicu-dev)
 tests=(libgtest-dev libgmock-dev libbenchmark-dev ccache)
 demo=(sentencepiece libreadline8)
 

@@ -1,51 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 
 #include "core/error.h"
 #include "data/checksum.h"
+#include "data/tokenizer_model.h"
 
 namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// How sentencepiece writes a space.
-constexpr std::string_view kSpace = "\xe2\x96\x81";
+fs::path file_of(const fs::path& path) {
+  if (!fs::is_directory(path)) return path;
+  for (const char* name : {"tokenizer.model", "tokenizer.json"})
+    if (fs::exists(path / name)) return path / name;
+  throw InputError(str(path.string(),
+                       ": the folder has neither a tokenizer.model nor a "
+                       "tokenizer.json"));
+}
 
-/// Bytes of the UTF-8 character that begins with `lead`; 1 for what cannot begin one.
-std::size_t character_length(unsigned char lead) {
-  if (lead >= 0xc2 && lead <= 0xdf) return 2;
-  if (lead >= 0xe0 && lead <= 0xef) return 3;
-  if (lead >= 0xf0 && lead <= 0xf4) return 4;
-  return 1;
+/// A JSON object begins with a brace and a quote; sentencepiece's files never do.
+bool is_json(std::string_view content) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const std::size_t brace = content.find_first_not_of(kSpace);
+  if (brace == content.npos || content[brace] != '{') return false;
+  const std::size_t next = content.find_first_not_of(kSpace, brace + 1);
+  return next != content.npos && (content[next] == '"' || content[next] == '}');
+}
+
+/// A first line of base64, a space and a number.
+bool is_tiktoken(std::string_view content) {
+  const std::string_view line = content.substr(0, std::min(content.find('\n'), content.size()));
+  const std::size_t space = line.find(' ');
+  const auto all = [](std::string_view text, auto&& good) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), good);
+  };
+  return space != line.npos &&
+         all(line.substr(0, space),
+             [](unsigned char c) { return std::isalnum(c) || c == '+' || c == '/' || c == '='; }) &&
+         all(line.substr(space + 1), [](unsigned char c) { return std::isdigit(c) || c == '\r'; });
 }
 
 }  // namespace
 
 struct Tokenizer::Impl {
-  sentencepiece::SentencePieceProcessor processor;
+  TokenizerModel model;
   std::string hash;
 
-  void check_id(std::int32_t id) const {
-    MOE_REQUIRE(id >= 0 && id < processor.GetPieceSize(), "token id ", id,
-                " is beyond the tokenizer's vocabulary of ", processor.GetPieceSize());
-  }
-
-  std::string decode(const std::vector<int>& ids) const {
-    std::string text;
-    const auto status = processor.Decode(ids, &text);
-    MOE_CHECK(status.ok(), "sentencepiece: ", status.ToString());
-    return text;
-  }
-
-  /// The byte that a piece like <0xE2> stands for.
-  unsigned char byte_of(int id) const {
-    return static_cast<unsigned char>(std::stoi(processor.IdToPiece(id).substr(3, 2), nullptr, 16));
+  const Token& token(std::int32_t id) const {
+    MOE_REQUIRE(id >= 0 && std::size_t(id) < model.tokens.size(), "token id ", id,
+                " is beyond the tokenizer's vocabulary of ", model.tokens.size());
+    return model.tokens[std::size_t(id)];
   }
 };
 
@@ -55,82 +64,66 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::open(const fs::path& path) {
-  const bool folder = fs::is_directory(path);
-  const fs::path file = folder ? path / "tokenizer.model" : path;
+  const fs::path file = file_of(path);
   std::ifstream in(file, std::ios::binary);
-  MOE_REQUIRE(in.is_open(), file.string(), ": cannot open",
-              folder && fs::exists(path / "tokenizer.json")
-                  ? ": the folder has only a tokenizer.json, which is not read here; take the "
-                    "model's tokenizer.model, or tokenize elsewhere and use --tokenized"
-                  : ": give a sentencepiece tokenizer.model or the folder that holds it");
+  MOE_REQUIRE(in.is_open(), file.string(),
+              ": cannot open: give a tokenizer.model, a tokenizer.json, or a folder with one");
   std::ostringstream bytes;
   bytes << in.rdbuf();
-  const std::string model = bytes.str();
+  const std::string content = bytes.str();
+  MOE_REQUIRE(!content.empty(), file.string(), ": empty: not a tokenizer");
   auto impl = std::make_unique<Impl>();
-  MOE_REQUIRE(!model.empty() && impl->processor.LoadFromSerializedProto(model).ok() &&
-                  impl->processor.GetPieceSize() > 0,
-              file.string(),
-              ": not a sentencepiece model (LLaMA-3's is a tiktoken file); tokenize with the "
-              "model's own tokenizer and use --tokenized");
-  impl->hash = hex(checksum(model));
+  impl->model = is_json(content)       ? read_tokenizer_json(file, content)
+                : is_tiktoken(content) ? read_tiktoken(file, content)
+                                       : read_sentencepiece(file, content);
+  impl->hash = hex(checksum(content));
   return Tokenizer(std::move(impl));
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
-  std::vector<int> ids;
-  const auto status = impl_->processor.Encode({text.data(), text.size()}, &ids);
-  MOE_CHECK(status.ok(), "sentencepiece: ", status.ToString());
+  std::vector<std::int32_t> ids;
+  ids.reserve(text.size() / 3);
+  if (!text.empty()) impl_->model.encoder->encode(text, ids);
   return ids;
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
-  for (const std::int32_t id : ids) impl_->check_id(id);
-  return impl_->decode({ids.begin(), ids.end()});
+  StreamDecoder decoder(*this);
+  std::string text;
+  for (const std::int32_t id : ids) text += decoder.push(id);
+  return text + decoder.finish();
 }
 
-std::int64_t Tokenizer::vocabulary_size() const { return impl_->processor.GetPieceSize(); }
-std::int32_t Tokenizer::bos_id() const { return impl_->processor.bos_id(); }
-std::int32_t Tokenizer::eos_id() const { return impl_->processor.eos_id(); }
+std::int64_t Tokenizer::vocabulary_size() const { return std::int64_t(impl_->model.tokens.size()); }
+std::int32_t Tokenizer::bos_id() const { return impl_->model.bos_id; }
+std::int32_t Tokenizer::eos_id() const { return impl_->model.eos_id; }
 const std::string& Tokenizer::hash() const { return impl_->hash; }
 
+std::optional<std::int32_t> Tokenizer::special_id(std::string_view text) const {
+  const auto found = impl_->model.special_ids.find(std::string(text));
+  if (found == impl_->model.special_ids.end()) return std::nullopt;
+  return found->second;
+}
+
 std::string StreamDecoder::push(std::int32_t id) {
-  const Tokenizer::Impl& model = *tokenizer_->impl_;
-  model.check_id(id);
-  if (model.processor.IsByte(id)) {
-    const unsigned char byte = model.byte_of(id);
-    std::string text;
-    if (!byte_ids_.empty() && (byte & 0xc0) != 0x80) text = flush_bytes();
-    if (byte_ids_.empty()) expected_ = character_length(byte);
-    byte_ids_.push_back(id);
-    if (byte_ids_.size() >= expected_) text += flush_bytes();
-    return text;
-  }
-  std::string text = flush_bytes();
-  if (model.processor.IsControl(id)) return text;
-  if (model.processor.IsUnknown(id)) {
-    at_start_ = false;
-    return text + model.decode({id});
-  }
-  std::string_view piece = model.processor.IdToPiece(id);
-  if (at_start_ && piece.starts_with(kSpace)) piece.remove_prefix(kSpace.size());
+  const TokenizerModel& model = tokenizer_->impl_->model;
+  const Token& token = tokenizer_->impl_->token(id);
+  if (token.kind == Token::Kind::special) return finish();
+  std::string_view piece = token.text;
+  if (at_start_ && model.drops_first_space && token.kind == Token::Kind::text &&
+      piece.starts_with(' '))
+    piece.remove_prefix(1);
   at_start_ = false;
-  while (!piece.empty()) {
-    const std::size_t space = piece.find(kSpace);
-    text += piece.substr(0, space);
-    if (space == piece.npos) break;
-    text += ' ';
-    piece.remove_prefix(space + kSpace.size());
-  }
+  bytes_ += piece;
+  std::string text;
+  bytes_.erase(0, append_utf8(bytes_, model.replace, true, text));
   return text;
 }
 
-std::string StreamDecoder::finish() { return flush_bytes(); }
-
-std::string StreamDecoder::flush_bytes() {
-  if (byte_ids_.empty()) return {};
-  const std::string text = tokenizer_->impl_->decode(byte_ids_);
-  byte_ids_.clear();
-  at_start_ = false;
+std::string StreamDecoder::finish() {
+  std::string text;
+  append_utf8(bytes_, tokenizer_->impl_->model.replace, false, text);
+  bytes_.clear();
   return text;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -11,27 +12,34 @@
 
 namespace moe {
 
-/// Text to token ids and back, by a sentencepiece model (LLaMA-1 and -2, Mistral, Mixtral, ...).
-/// Safe from many threads.
+/// Text to token ids and back, by the file that came with the model: sentencepiece's (LLaMA-1 and
+/// -2, Mistral, Mixtral), tiktoken's ranks of LLaMA-3, or a Hugging Face tokenizer.json of
+/// byte-pair encoding. The content of the file says which. Safe from many threads.
 class Tokenizer {
  public:
-  /// `path`: a tokenizer.model, or a folder that holds one. Throws InputError.
+  /// `path`: a file, or a folder that holds a tokenizer.model or else a tokenizer.json. Throws
+  /// InputError.
   static Tokenizer open(const std::filesystem::path& path);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  /// Without BOS and EOS. Empty text has no ids. Bytes that are not UTF-8 count as U+FFFD.
+  /// Without BOS and EOS. Empty text has no ids. Bytes that are not UTF-8 count as U+FFFD each.
+  /// What special tokens are called is plain text here, so no text can smuggle one in:
+  /// special_id().
   std::vector<std::int32_t> encode(std::string_view text) const;
-  /// Control ids (BOS, EOS) leave nothing. Throws InputError at an id beyond the vocabulary.
+  /// Special ids (BOS, EOS) leave nothing. Throws InputError at an id beyond the vocabulary.
   std::string decode(std::span<const std::int32_t> ids) const;
 
+  /// The largest id + 1.
   std::int64_t vocabulary_size() const;
   /// -1: the model has none.
   std::int32_t bos_id() const;
   std::int32_t eos_id() const;
-  /// Checksum of the model file, 16 hexadecimal digits. Two shards with the same hash were made by
-  /// the same tokenizer.
+  /// The id of the special token that is called `text` ("<|eot_id|>"), if there is one.
+  std::optional<std::int32_t> special_id(std::string_view text) const;
+  /// Checksum of the tokenizer's file, 16 hexadecimal digits. Two shards with the same hash were
+  /// made by the same tokenizer.
   const std::string& hash() const;
 
  private:
@@ -54,12 +62,9 @@ class StreamDecoder {
   std::string finish();
 
  private:
-  std::string flush_bytes();
-
   const Tokenizer* tokenizer_;
   bool at_start_ = true;
-  std::vector<int> byte_ids_;  // of the character that is not complete yet
-  std::size_t expected_ = 0;   // how many it needs
+  std::string bytes_;  // of the character that is not complete yet
 };
 
 }  // namespace moe
