@@ -26,10 +26,10 @@ int run(const Options& o) {
   const std::filesystem::path tokenizer_path =
       o.tokenizer.empty() ? source.folder : std::filesystem::path(o.tokenizer);
   std::optional<Tokenizer> tokenizer;
-  if (!o.tokenizer.empty() || std::filesystem::exists(tokenizer_path / "tokenizer.model"))
+  if (!o.tokenizer.empty() || Tokenizer::find(tokenizer_path))
     tokenizer = Tokenizer::open(tokenizer_path);
   MOE_REQUIRE(tokenizer || o.prompt.empty(), source.folder.string(),
-              " has no tokenizer.model: give --tokenizer, or the prompt as --prompt-ids");
+              " has no tokenizer: give --tokenizer, or the prompt as --prompt-ids");
 
   std::vector<std::int32_t> ids = o.prompt_ids;
   if (ids.empty()) {
@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
         ->delimiter(',')
         ->excludes(prompt);
     app.add_option("--tokenizer", o->tokenizer,
-                   "tokenizer.model or its folder (default: the model's folder)");
+                   "tokenizer.model, tokenizer.json or their folder (default: the model's)");
     app.add_option("--max-tokens", o->generate.max_tokens, "New tokens at most")
         ->capture_default_str()
         ->check(CLI::PositiveNumber);

@@ -14,15 +14,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path file_of(const fs::path& path) {
-  if (!fs::is_directory(path)) return path;
-  for (const char* name : {"tokenizer.model", "tokenizer.json"})
-    if (fs::exists(path / name)) return path / name;
-  throw InputError(str(path.string(),
-                       ": the folder has neither a tokenizer.model nor a "
-                       "tokenizer.json"));
-}
-
 /// A JSON object begins with a brace and a quote; sentencepiece's files never do.
 bool is_json(std::string_view content) {
   constexpr std::string_view kSpace = " \t\r\n";
@@ -63,8 +54,20 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
+std::optional<fs::path> Tokenizer::find(const fs::path& folder) {
+  for (const char* name : {"tokenizer.model", "tokenizer.json"})
+    if (fs::exists(folder / name)) return folder / name;
+  return std::nullopt;
+}
+
 Tokenizer Tokenizer::open(const fs::path& path) {
-  const fs::path file = file_of(path);
+  fs::path file = path;
+  if (fs::is_directory(path)) {
+    const std::optional<fs::path> found = find(path);
+    MOE_REQUIRE(found, path.string(),
+                ": the folder has neither a tokenizer.model nor a tokenizer.json");
+    file = *found;
+  }
   std::ifstream in(file, std::ios::binary);
   MOE_REQUIRE(in.is_open(), file.string(),
               ": cannot open: give a tokenizer.model, a tokenizer.json, or a folder with one");

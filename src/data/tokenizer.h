@@ -20,6 +20,8 @@ class Tokenizer {
   /// `path`: a file, or a folder that holds a tokenizer.model or else a tokenizer.json. Throws
   /// InputError.
   static Tokenizer open(const std::filesystem::path& path);
+  /// The file that open() would read in this folder; nothing where none is.
+  static std::optional<std::filesystem::path> find(const std::filesystem::path& folder);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

@@ -52,13 +52,14 @@ Batch stack(const std::vector<Batch>& pieces) {
 /// Shards and models that do not say which tokenizer they belong to go with every other.
 void require_tokenizer(const std::vector<std::filesystem::path>& shards,
                        const std::filesystem::path& model) {
-  if (!std::filesystem::exists(model / "tokenizer.model")) return;
-  const std::string hash = Tokenizer::open(model).hash();
+  const std::optional<std::filesystem::path> file = Tokenizer::find(model);
+  if (!file) return;
+  const std::string hash = Tokenizer::open(*file).hash();
   for (const std::filesystem::path& shard : shards) {
     const std::string of_shard = TokenFile(shard).info().tokenizer_hash;
     MOE_REQUIRE(of_shard.empty() || of_shard == hash, shard.string(),
                 ": was made by another tokenizer (", of_shard, ") than ",
-                (model / "tokenizer.model").string(), " (", hash,
+                file->string(), " (", hash,
                 "): build it again with the model's");
   }
 }
