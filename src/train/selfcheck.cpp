@@ -26,14 +26,17 @@ double limit_of(const EngineOptions& options) {
 
 /// The batch of all ranks by accumulation step and rank, so that one process that takes world
 /// sequences at once accumulates what the grid does.
-Batch whole_batch(std::int64_t vocabulary, std::int64_t length, int world, int attempt) {
+Batch whole_batch(std::int64_t vocabulary, std::int64_t length, int world, int attempt,
+                  bool documents) {
   const std::int64_t sequences = kSequencesPerRank * world;
   const Philox random(0, RandomPurpose::sampling, {std::uint64_t(attempt)});
   Batch b;
   b.tokens = Tensor::empty({sequences, length}, DType::i32);
   b.labels = Tensor::empty({sequences, length}, DType::i32);
+  if (documents) b.document_starts = Tensor::empty({sequences, length}, DType::i32);
   for (std::int64_t s = 0; s < sequences; ++s) {
     const std::int64_t real = s % 3 == 1 ? length - length / 4 : length;
+    const std::int64_t second = 1 + s % (length - 1);  // where a row's second document begins
     for (std::int64_t t = 0; t < length; ++t) {
       const auto at = std::uint64_t(s * (length + 1) + t);
       const auto token = [&](std::uint64_t i) {
@@ -42,6 +45,9 @@ Batch whole_batch(std::int64_t vocabulary, std::int64_t length, int world, int a
       const bool scored = t + 1 < real && (s + t) % 5 != 0;
       b.tokens.data<std::int32_t>()[s * length + t] = t < real ? token(at) : -1;
       b.labels.data<std::int32_t>()[s * length + t] = scored ? token(at + 1) : -1;
+      if (documents)
+        b.document_starts.data<std::int32_t>()[s * length + t] =
+            std::int32_t(t < second ? 0 : second);
     }
     b.sequence_ids.push_back(s);
     b.domains.push_back(0);
@@ -63,10 +69,14 @@ Batch part_of(const Batch& whole, int rank, int world) {
   Batch part;
   part.tokens = Tensor::empty({kSequencesPerRank, length}, DType::i32);
   part.labels = Tensor::empty({kSequencesPerRank, length}, DType::i32);
+  if (whole.document_starts.defined())
+    part.document_starts = Tensor::empty({kSequencesPerRank, length}, DType::i32);
   for (std::int64_t i = 0; i < kSequencesPerRank; ++i) {
     const std::int64_t s = i * world + rank;
     part.tokens.slice(i, 1).copy_from(whole.tokens.slice(s, 1));
     part.labels.slice(i, 1).copy_from(whole.labels.slice(s, 1));
+    if (whole.document_starts.defined())
+      part.document_starts.slice(i, 1).copy_from(whole.document_starts.slice(s, 1));
     part.sequence_ids.push_back(s);
     part.domains.push_back(0);
   }
@@ -184,7 +194,7 @@ std::vector<Difference> compare(Engine& grid_engine, Alone* alone, const Batch& 
 
 SelfcheckResult selfcheck(const ModelConfig& config, const EngineOptions& options,
                           const ProcessGrid& grid, const ParameterRows& weights,
-                          std::int64_t sequence_length) {
+                          std::int64_t sequence_length, bool documents) {
   Communicator& world = grid.world();
   EngineOptions on_grid = options;
   on_grid.gradients_only = true;
@@ -207,7 +217,8 @@ SelfcheckResult selfcheck(const ModelConfig& config, const EngineOptions& option
   const double limit = limit_of(options);
   std::vector<Difference> wrong;
   for (int attempt = 0; attempt < kTries; ++attempt) {
-    const Batch batch = whole_batch(config.vocab_size, result.length, world.size(), attempt);
+    const Batch batch =
+        whole_batch(config.vocab_size, result.length, world.size(), attempt, documents);
     const std::vector<Difference> all = compare(engine, alone.get(), batch, attempt + 1);
     const auto worst = std::ranges::max_element(all, {}, &Difference::size);
     result.tensors = std::int64_t(all.size());

@@ -19,14 +19,15 @@ struct SelfcheckResult {
 /// whole model and its gradients in its memory) and compares the loss, the router losses, the
 /// experts' loads, the gradient norm and every gradient, |difference| / |gradient| per tensor,
 /// against what the number type's rounding explains. Two accumulation steps, padding and unscored
-/// tokens are in it. Everything is computed as `options` say but for BalanceScope::rank, which
-/// depends on the layout by its nature: `sequence` takes its place.
+/// tokens are in it, and `documents` asks for rows of several documents. Everything is computed as
+/// `options` say but for BalanceScope::rank, which depends on the layout by its nature: `sequence`
+/// takes its place.
 ///
 /// A rounding may tip a token to another expert, which changes gradients at once: up to three
 /// batches are tried, and one that agrees is enough. When none does, throws Error on every rank,
 /// naming the values or tensors, the ranks and the differences. Collective; leaves no trace.
 SelfcheckResult selfcheck(const ModelConfig& config, const EngineOptions& options,
                           const ProcessGrid& grid, const ParameterRows& weights,
-                          std::int64_t sequence_length);
+                          std::int64_t sequence_length, bool documents = false);
 
 }  // namespace moe

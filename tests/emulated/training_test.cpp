@@ -35,6 +35,10 @@ TEST_P(DeviceTraining, EqualsTheCpu) {
   EXPECT_EQ(differences(run_job(*single_rank(), 1, parity_model(), options), want,
                         tolerance_of(GetParam())),
             "");
+  EXPECT_EQ(differences(run_job(*single_rank(), 1, parity_model(), options, {}, true),
+                        reference_outcome(parity_model(), reference, true),
+                        tolerance_of(GetParam())),
+            "");
 }
 
 TEST_P(DeviceTraining, OfRanksThatShareADeviceEqualsOneProcess) {

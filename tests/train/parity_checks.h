@@ -65,12 +65,15 @@ struct GlobalBatch {
   GlobalCounts counts;
 };
 
-/// 8 sequences of 6 tokens; some end in padding, some tokens are not scored.
-inline GlobalBatch parity_batch(std::int64_t step, std::int64_t vocabulary = 37) {
+/// 8 sequences of 6 tokens; some end in padding, some tokens are not scored. With `documents` all
+/// but two are of two documents; padding is of the last one or each its own.
+inline GlobalBatch parity_batch(std::int64_t step, std::int64_t vocabulary = 37,
+                                bool documents = false) {
   constexpr std::int64_t sequences = 8, length = 6;
   GlobalBatch g;
   g.all.tokens = Tensor::empty({sequences, length}, DType::i32);
   g.all.labels = Tensor::empty({sequences, length}, DType::i32);
+  if (documents) g.all.document_starts = Tensor::zeros({sequences, length}, DType::i32);
   const Philox random(7, RandomPurpose::test, {std::uint64_t(step)});
   for (std::int64_t s = 0; s < sequences; ++s) {
     const std::int64_t real = length - (s % 3 == 2 ? 2 : 0);
@@ -82,6 +85,9 @@ inline GlobalBatch parity_batch(std::int64_t step, std::int64_t vocabulary = 37)
           padding ? -1 : std::int32_t(random.below(i, std::uint64_t(vocabulary)));
       g.all.labels.data<std::int32_t>()[i] =
           scored ? std::int32_t(random.below(500 + i, std::uint64_t(vocabulary))) : -1;
+      if (documents && t >= s % length)
+        g.all.document_starts.data<std::int32_t>()[i] =
+            std::int32_t(padding && s == 2 ? t : s % length);
       g.counts.routed += !padding;
       g.counts.labelled += scored;
     }
@@ -97,7 +103,9 @@ inline Batch part_of(const Batch& all, int rank, int ranks) {
     return std::vector(v.begin() + share.first, v.begin() + share.first + share.count);
   };
   return {all.tokens.slice(share.first, share.count), all.labels.slice(share.first, share.count),
-          cut(all.sequence_ids), cut(all.domains)};
+          cut(all.sequence_ids), cut(all.domains),
+          all.document_starts.defined() ? all.document_starts.slice(share.first, share.count)
+                                        : Tensor()};
 }
 
 /// One parameter's rows as this rank holds them.
@@ -135,12 +143,13 @@ inline ParameterRows parity_weights(const ModelConfig& config) {
 }
 
 inline Outcome run_job(Communicator& world, int ep, const ModelConfig& config,
-                       const EngineOptions& options, const ExchangeOptions& exchange = {}) {
+                       const EngineOptions& options, const ExchangeOptions& exchange = {},
+                       bool documents = false) {
   const ProcessGrid grid(world, ep, exchange);
   Engine engine(config, options, grid, parity_weights(config));
   Outcome out;
   for (std::int64_t step = 1; step <= 3; ++step) {
-    const GlobalBatch batch = parity_batch(step, config.vocab_size);
+    const GlobalBatch batch = parity_batch(step, config.vocab_size, documents);
     const StepResult r = engine.train_step(part_of(batch.all, world.rank(), world.size()),
                                            batch.counts, step, kRate);
     if (step > 1) continue;
@@ -210,11 +219,12 @@ inline std::string differences(const Outcome& got, const Outcome& want,
 }
 
 /// The job in f64 on one process: what everything is held against.
-inline Outcome reference_outcome(const ModelConfig& config, const EngineOptions& options) {
+inline Outcome reference_outcome(const ModelConfig& config, const EngineOptions& options,
+                                 bool documents = false) {
   const std::unique_ptr<Communicator> alone = single_rank();
   EngineOptions exact = options;
   exact.dtype = DType::f64;
-  return run_job(*alone, 1, config, exact);
+  return run_job(*alone, 1, config, exact, {}, documents);
 }
 
 }  // namespace moe::testing

@@ -15,6 +15,7 @@ TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
   for (const DType dtype : {DType::f64, DType::f32}) {
     EngineOptions options = parity_options(dtype);
     const Outcome want = reference_outcome(parity_model(), options);
+    const Outcome in_documents = reference_outcome(parity_model(), options, true);
     for (int ep = 1; ep <= world.size(); ep *= 2) {
       if (world.size() % ep != 0) continue;
       for (const bool zero : {false, true}) {
@@ -23,6 +24,10 @@ TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
             differences(run_job(world, ep, parity_model(), options), want, tolerance_of(dtype)), "")
             << "EP " << ep << " x DP " << world.size() / ep << " " << name(dtype) << ", zero "
             << zero << ", rank " << world.rank();
+        EXPECT_EQ(differences(run_job(world, ep, parity_model(), options, {}, true), in_documents,
+                              tolerance_of(dtype)),
+                  "")
+            << "documents, EP " << ep << " " << name(dtype) << ", rank " << world.rank();
       }
     }
   }

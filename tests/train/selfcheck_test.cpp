@@ -24,8 +24,9 @@ TEST(Selfcheck, AgreesOnEveryLayoutWithZeroRecomputeAndEveryScope) {
       o.recompute = ep == 2 ? Recompute::block : Recompute::cheap;
       run_ranks(ranks, [&, ep = ep](Communicator& world) {
         const ProcessGrid grid(world, ep);
+        const bool documents = scope == BalanceScope::sequence;
         const SelfcheckResult r =
-            selfcheck(parity_model(), o, grid, parity_weights(parity_model()), 100);
+            selfcheck(parity_model(), o, grid, parity_weights(parity_model()), 100, documents);
         EXPECT_LE(r.worst, 1e-9);
         EXPECT_GT(r.tensors, 30);
         EXPECT_EQ(r.sequences, 2 * world.size());
