@@ -82,8 +82,9 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
               config_.data.sequence_length, ", beyond the model's ", model.max_positions,
               " positions");
   if (start_.selfcheck) {
-    const SelfcheckResult r = selfcheck(model, engine_options(config_, start_.device), grid_,
-                                        weights, config_.data.sequence_length);
+    const SelfcheckResult r =
+        selfcheck(model, engine_options(config_, start_.device), grid_, weights,
+                  config_.data.sequence_length, config_.data.packing.document_masks);
     log_info(
         "selfcheck: {} values and tensors of {} sequences of {} agree with one process; "
         "largest relative difference {:.2g} ({})",
