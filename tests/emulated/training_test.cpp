@@ -35,6 +35,7 @@ TEST_P(DeviceTraining, EqualsTheCpu) {
   EXPECT_EQ(differences(run_job(*single_rank(), 1, parity_model(), options), want,
                         tolerance_of(GetParam())),
             "");
+  if (GetParam() == DType::f32) return;  // each job takes seconds
   EXPECT_EQ(differences(run_job(*single_rank(), 1, parity_model(), options, {}, true),
                         reference_outcome(parity_model(), reference, true),
                         tolerance_of(GetParam())),
