@@ -78,7 +78,7 @@ std::string held_out_figure(Runs runs) {
   chart.exponential_too = true;
   for (std::size_t r = 0; r < runs.size(); ++r)
     if (runs.size() == 1)
-      add_each(chart, runs[r], "held_out_loss/", runs[r].tokens, true);
+      add_each(chart, runs[r], "held_out_loss/", runs[r].tokens, Drawn::dots);
     else
       chart.curves.push_back({runs[r].name,
                               points_of(runs[r].mean_below("held_out_loss/"), runs[r].tokens), r,
@@ -115,9 +115,18 @@ std::string simple_figure(Runs runs, const std::string& heading, const std::stri
   return figure_of(heading, chart, explanation);
 }
 
+/// As it is: a schedule has corners.
+std::string rate_figure(Runs runs) {
+  RunChart chart = over_tokens("of AdamW");
+  chart.from_zero = true;
+  for (std::size_t r = 0; r < runs.size(); ++r)
+    if (const RunRecord::Series* s = runs[r].find("learning_rate"))
+      chart.curves.push_back({runs[r].name, points_of(*s, runs[r].tokens), r, false, false});
+  return figure_of("Learning rate", chart, "");
+}
+
 std::string overview(Runs runs, std::span<const RunSummary> summaries) {
-  return "<div class=\"charts\">\n" + held_out_figure(runs) +
-         simple_figure(runs, "Learning rate", "of AdamW", named("learning_rate"), "", true) +
+  return "<div class=\"charts\">\n" + held_out_figure(runs) + rate_figure(runs) +
          gradient_figure(runs) +
          simple_figure(runs, "Busiest expert", "load over the mean", mean_of("load_max_over_mean/"),
                        "Most tokens that an expert of a layer got, over the mean of that layer; "

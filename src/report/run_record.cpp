@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -11,6 +12,7 @@
 
 #include "config/yaml_flat.h"
 #include "core/error.h"
+#include "core/readable.h"
 
 namespace moe {
 namespace {
@@ -19,6 +21,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::size_t kShownNotes = 5;
+/// No metric is as large; axes need room for sums and powers.
+constexpr double kLargest = 1e100;
 
 std::optional<std::string> text_of(const fs::path& file) {
   std::ifstream in(file, std::ios::binary);
@@ -32,7 +36,7 @@ std::optional<std::string> text_of(const fs::path& file) {
 void add(RunRecord& run, const std::string& name, const json& value) {
   if (value.is_number()) {
     const auto number = value.get<double>();
-    if (!std::isfinite(number)) return;
+    if (!(std::abs(number) <= kLargest)) return;
     RunRecord::Series& s = run.series[name];
     s.rows.push_back(run.steps.size() - 1);
     s.values.push_back(number);
@@ -49,7 +53,7 @@ std::string add_line(RunRecord& run, const std::string& line) {
   const json j = json::parse(line, nullptr, false);
   if (!j.is_object()) return "is no JSON object";
   const auto step = j.find("step");
-  if (step == j.end() || !step->is_number()) return "has no step";
+  if (step == j.end() || !step->is_number_unsigned()) return "has no step";
   if (!run.steps.empty() && step->get<double>() <= run.steps.back())
     return fmt::format("step {} does not come after step {}", step->get<double>(),
                        run.steps.back());
@@ -82,6 +86,22 @@ void read_metrics(RunRecord& run, const fs::path& file) {
     run.notes.push_back(
         fmt::format("{}: {} more lines are left out", file.string(), faults - kShownNotes));
   if (run.steps.empty()) run.notes.push_back(file.string() + ": no step yet");
+}
+
+/// What heartbeat.json says of a run, empty where it says nothing: "complete", "interrupted", or
+/// that it goes on. A run whose last sign of life is old may have been killed.
+std::string state_of(const std::string& heartbeat) {
+  constexpr double kAlive =
+      600;  // seconds: no step, evaluation or save should be silent for longer
+  const json j = json::parse(heartbeat, nullptr, false);
+  if (!j.is_object() || !j.contains("phase") || !j["phase"].is_string()) return {};
+  const auto phase = j["phase"].get<std::string>();
+  if (phase == "complete" || phase == "interrupted" || !j.contains("time") ||
+      !j["time"].is_number())
+    return phase;
+  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+  const double silent = now.count() - j["time"].get<double>();
+  return silent < kAlive ? "goes on" : "silent for " + readable_seconds(silent);
 }
 
 /// A rollback is seen on the first line after it, which counts one more.
@@ -154,11 +174,7 @@ RunRecord read_run(const fs::path& folder) {
   } else {
     run.notes.push_back((folder / "config.yaml").string() + ": cannot be read");
   }
-  if (const auto beat = text_of(folder / "heartbeat.json")) {
-    const json j = json::parse(*beat, nullptr, false);
-    if (j.is_object() && j.contains("phase") && j["phase"].is_string())
-      run.state = j["phase"].get<std::string>();
-  }
+  if (const auto beat = text_of(folder / "heartbeat.json")) run.state = state_of(*beat);
   return run;
 }
 

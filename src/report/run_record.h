@@ -29,7 +29,7 @@ struct RunRecord {
   std::map<std::string, Series> series;
   std::vector<Event> skipped, rollbacks;
   std::vector<std::pair<std::string, std::string>> config;  // config.yaml by whole keys
-  std::string state;               // "complete", "interrupted", "train", ...; empty: unknown
+  std::string state;               // "complete", "interrupted", "goes on", ...; empty: unknown
   std::vector<std::string> notes;  // what could not be read, for people
 
   /// nullptr when no line has it.

@@ -31,10 +31,10 @@ bool all_zero(const Points& points) {
 /// A curve for each series that is not always 0.
 std::string each_figure(const RunRecord& run, const std::string& heading, const std::string& prefix,
                         const std::string& y_label, const std::string& explanation,
-                        bool from_zero = false) {
+                        Drawn drawn = Drawn::smoothed) {
   RunChart chart = over_steps(y_label);
-  chart.from_zero = from_zero;
-  add_each(chart, run, prefix, run.steps, false);
+  chart.from_zero = drawn == Drawn::exact;
+  add_each(chart, run, prefix, run.steps, drawn);
   std::erase_if(chart.curves, [](const RunCurve& c) { return all_zero(c.points); });
   if (chart.curves.size() == 1) chart.y_label = chart.curves[0].name + ", " + chart.y_label;
   return figure_of(heading, chart, explanation);
@@ -87,7 +87,7 @@ std::string waiting_figure(const RunRecord& run) {
       quantile(waited->values, 0.5) < kWorthShowing * quantile(step->values, 0.5))
     return {};
   return each_figure(run, "Waiting for other ranks", "exposed_comm_by_phase/", "seconds a step",
-                     "Time in which rank 0 did nothing but wait for collectives, smoothed.", true);
+                     "Time in which rank 0 did nothing but wait for collectives, smoothed.");
 }
 
 std::string memory_figure(const RunRecord& run) {
@@ -203,12 +203,12 @@ void add_smoothed(RunChart& chart, const std::string& name, std::size_t colour,
 }
 
 void add_each(RunChart& chart, const RunRecord& run, const std::string& prefix,
-              std::span<const double> x, bool dots) {
+              std::span<const double> x, Drawn drawn) {
   const std::vector<std::string> names = run.names_below(prefix);
   for (std::size_t i = 0; i < names.size(); ++i) {
     const Points points = points_of(run.series.at(prefix + names[i]), x);
-    if (dots) {
-      chart.curves.push_back({names[i], points, i, false, true});
+    if (drawn != Drawn::smoothed) {
+      chart.curves.push_back({names[i], points, i, false, drawn == Drawn::dots});
       continue;
     }
     RunChart both;
@@ -223,13 +223,13 @@ std::string run_section(const RunRecord& run, bool headed) {
   if (headed) {
     RunChart held_out = over_steps("nats a token");
     held_out.exponential_too = true;
-    add_each(held_out, run, "held_out_loss/", run.steps, true);
+    add_each(held_out, run, "held_out_loss/", run.steps, Drawn::dots);
     charts += figure_of("Held-out loss by domain", held_out, "Right: perplexity.");
   }
   charts += each_figure(run, "Weights of the domains", "domain_weights/", "share",
-                        "Shares in which sequences are drawn.", true) +
+                        "Shares in which sequences are drawn.", Drawn::exact) +
             each_figure(run, "Epochs of the domains", "domain_epochs/", "times seen",
-                        "How often each domain's text has been gone through.", true) +
+                        "How often each domain's text has been gone through.", Drawn::exact) +
             each_figure(run, "Router losses", "router_losses/", "nats a token",
                         "Coefficients included, smoothed.") +
             time_figure(run) + waiting_figure(run) + memory_figure(run);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,9 +26,11 @@ Points points_of(const RunRecord::Series& series, std::span<const double> x);
 void add_smoothed(RunChart& chart, const std::string& name, std::size_t colour,
                   const Points& points);
 
-/// Adds a curve for each series of the run below `prefix`; `dots`: as they are, with a dot for each
-/// point, else smoothed.
+/// How a series is drawn.
+enum class Drawn : std::uint8_t { smoothed, exact, dots };
+
+/// Adds a curve for each series of the run below `prefix`; smoothed ones without the original.
 void add_each(RunChart& chart, const RunRecord& run, const std::string& prefix,
-              std::span<const double> x, bool dots);
+              std::span<const double> x, Drawn drawn);
 
 }  // namespace moe

@@ -36,7 +36,8 @@ figure > h2 { font-size: 1rem; }
 .rule { position: absolute; top: 0; bottom: 0; width: 1px; background: var(--soft); pointer-events: none; }
 .tip { position: absolute; top: .2rem; z-index: 2; pointer-events: none; background: var(--surface); color: var(--ink); border: 1px solid var(--grid); border-radius: 4px; padding: .3rem .5rem; font-size: .75rem; line-height: 1.35; box-shadow: 0 2px 8px #0003; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .tip i, .numbers i { display: inline-block; width: .65em; height: .65em; border-radius: 50%; background: currentColor; margin-right: .4em; }
-.tip b { float: right; margin-left: 1em; font-weight: 600; }
+.tip div + div { display: flex; align-items: baseline; }
+.tip b { margin-left: auto; padding-left: 1em; font-weight: 600; }
 .numbers { margin: 1rem 0; }
 .numbers th { color: var(--ink); font-weight: 600; }
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); gap: .9rem 1.6rem; }
@@ -115,17 +116,18 @@ const std::string_view kRunScript = R"(
       if (!tip) { rule = element(chart, 'div', 'rule'); tip = element(chart, 'div', 'tip'); }
       rule.style.left = x / 10 + '%';
       tip.replaceChildren();
-      element(tip, 'div').textContent = text(x0 + (x1 - x0) * x / 1000) + ' ' + chart.dataset.label;
+      const at = x0 + (x1 - x0) * x / 1000;
+      element(tip, 'div').textContent = text(x1 > 100 ? Math.round(at) : at) + ' ' + chart.dataset.label;
       hits.forEach((hit, i) => {
         const below = stacked && i + 1 < hits.length ? value(hits[i + 1].at[1]) : 0;
         const row = element(tip, 'div');
-        element(row, 'b').textContent = text(value(hit.at[1]) - below);
         element(row, 'i', [...hit.path.classList].find(name => /^c\d$/.test(name)));
         row.append(hit.path.dataset.name);
+        element(row, 'b').textContent = text(value(hit.at[1]) - below);
       });
-      const room = box.width - tip.offsetWidth;
-      const left = x / 1000 * box.width;
-      tip.style.left = Math.max(-40, left + 12 < room ? left + 12 : Math.min(room, left - tip.offsetWidth - 12)) + 'px';
+      const width = tip.offsetWidth, left = x / 1000 * box.width;
+      const beside = x < 500 ? left + 12 : left - width - 12;
+      tip.style.left = Math.max(-40, Math.min(beside, box.width - width)) + 'px';
     });
     chart.addEventListener('pointerleave', leave);
     // Areas lie above one another: without one of them the others would not be at their values.

@@ -63,6 +63,8 @@ EventRecord event_record(const StepMetrics& m) {
   s.add("train/learning_rate", m.learning_rate);
   s.add("train/skipped_steps", double(m.skipped_steps));
   s.add("train/rollbacks", double(m.rollbacks));
+  s.add_all("data/weight/", m.domain_weights);
+  s.add_all("data/epochs/", m.domain_epochs);
   s.add_all("router/loss/", m.router_losses);
   s.add_layers("router/entropy", m.router_entropy);
   s.add_layers("router/probability_entropy", m.probability_entropy);

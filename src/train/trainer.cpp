@@ -221,6 +221,7 @@ void Trainer::train_one_step() {
   const std::int64_t rollbacks = guard_.state().rollbacks;
   drills_->begin_step(step, rollbacks);
   set_phase("load");
+  const double asked = now();
   const auto [plan, batch] = feed_->next(step, progress_.mixture);
   const double loaded = now();
   const double rate =
@@ -239,7 +240,7 @@ void Trainer::train_one_step() {
   }
   progress_.mixture = plan.next;
   progress_.step = step;
-  result.seconds["load"] = loaded - begin;
+  result.seconds["load"] = loaded - asked;
   const double seconds = now() - begin;
   // The first step of a process warms caches up; it would distort the time left.
   if (steps_timed_++ > 0) seconds_training_ += seconds;

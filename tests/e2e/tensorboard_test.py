@@ -54,6 +54,8 @@ for tag, key in {
     "train/grad_norm": "grad_norm",
     "train/learning_rate": "learning_rate",
     "train/rollbacks": "rollbacks",
+    "data/weight/numbers": "domain_weights/numbers",
+    "data/epochs/numbers": "domain_epochs/numbers",
     "router/loss/cv_squared": "router_losses/cv_squared",
     "speed/tokens_per_second": "tokens_per_second",
     "time/forward": "phase_seconds/forward",

@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <ctime>
+
 #include "core/error.h"
 #include "report/run_summary.h"
 #include "run_fixture.h"
@@ -99,6 +101,31 @@ TEST_F(RunFolder, MayBeEmptyOldOrHalfThere) {
   EXPECT_FALSE(s.loss || s.held_out_mean || s.seconds);
   fs::remove(run / "config.yaml");
   EXPECT_THAT(read_run(run).notes, ElementsAre(HasSubstr("no step"), HasSubstr("cannot be read")));
+}
+
+TEST_F(RunFolder, TellsARunThatGoesOnFromOneThatFellSilent) {
+  const fs::path run = test::write_run(folder_, "run", test::metrics_lines(3));
+  const auto state = [&](double age, const std::string& phase) {
+    std::ofstream(run / "heartbeat.json")
+        << nlohmann::json{{"time", double(std::time(nullptr)) - age}, {"phase", phase}}.dump();
+    return read_run(run).state;
+  };
+  EXPECT_EQ(state(5, "train"), "goes on");
+  EXPECT_EQ(state(-5, "save"), "goes on");
+  EXPECT_EQ(state(7260, "train"), "silent for 2h01m");
+  EXPECT_EQ(state(7260, "interrupted"), "interrupted");
+  std::ofstream(run / "heartbeat.json") << "{\"phase\":";
+  EXPECT_EQ(read_run(run).state, "");
+}
+
+TEST_F(RunFolder, HugeNumbersAndOddStepsAreLeftOut) {
+  const RunRecord run = read_run(test::write_run(
+      folder_, "run", {}, "a: 1\n",
+      "{\"step\":1,\"loss\":1e308,\"grad_norm\":-1e308}\n"
+      "{\"step\":-2,\"loss\":1}\n{\"step\":2.5,\"loss\":1}\n{\"step\":3,\"loss\":1e999}\n"));
+  EXPECT_THAT(run.steps, ElementsAre(1));
+  EXPECT_EQ(run.find("loss"), nullptr);
+  EXPECT_THAT(run.notes, SizeIs(3));
 }
 
 TEST_F(RunFolder, WithoutMetricsIsRefused) {
