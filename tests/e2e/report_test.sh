@@ -85,7 +85,7 @@ seen() {
 for size in 1280,900 500,800; do
   seen page.html $size > dom || { cat browser.log; fail "the browser"; }
   cat dom
-  has 'charts 18, not drawn 0, with values 18, off [1-9][0-9]*, maps [1-9][0-9]*, wide false, errors 0 <' dom
+  has 'charts 22, not drawn 0, with values 22, off [1-9][0-9]*, maps [1-9][0-9]*, wide false, errors 0 <' dom
 done
 seen trouble.html 1280,900 > dom
 has 'charts 1[0-9], not drawn 0, .*errors 0 <' dom
