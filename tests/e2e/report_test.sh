@@ -27,7 +27,7 @@ has '"name":"run".*"steps":120,.*"skipped":1,' summary.json
 has '"name":"other".*"steps":110,.*"output":"page.html"' summary.json
 has '>optimizer.learning_rate<' page.html
 has 'step 35: ' page.html
-grep -q 'https*:' page.html && fail "the page names the network"
+grep -Eq 'https?:' page.html && fail "the page names the network"
 moe-report run > text || fail "no page asked for"
 has '^  steps +120' text
 
