@@ -60,6 +60,9 @@ td.value { white-space: normal; text-align: left; max-width: 22rem; }
     --c1: #1a5fd8; --c2: #b8400a; --c3: #14a880; --c4: #43267f; --c5: #dd9200; --c6: #62b4f0; --c7: #33302e; --c8: #c98ab4; }
   body { max-width: none; padding: 0; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   figure, .map, tr { break-inside: avoid; }
+  figure { margin-top: 1rem; }
+  .chart { height: 9rem; }
+  .tall .chart { height: 15rem; }
   .charts { grid-template-columns: 1fr 1fr; }
 }
 )";

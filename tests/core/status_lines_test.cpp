@@ -54,10 +54,10 @@ TEST(StatusLines, StayBelowTheMessages) {
   log_line("message two");
   show_status({"step 3"});
   leave_status();
-  log_line("after");
+  log_line("end");
   const Screen screen(testing::internal::GetCapturedStderr());
   EXPECT_THAT(screen.rows,
-              ElementsAre("before", "message one", "message two", "step 3", "after", ""));
+              ElementsAre("before", "message one", "message two", "step 3", "end", ""));
   EXPECT_EQ(screen.column, 0u);
 }
 

@@ -14,6 +14,7 @@
 #include "report/points.h"
 #include "report/run_chart.h"
 #include "report/run_differences.h"
+#include "report/run_sections.h"
 #include "run_fixture.h"
 
 namespace moe {
@@ -151,13 +152,18 @@ TEST(RunChart, StacksAreasUpToTheirSum) {
 }
 
 TEST(RunChart, MarksAreNamedAndNamesEscaped) {
-  RunChart c =
-      chart({{"<a>", {{0, 1}, {1, 2}}, 0, false, false}, {"b", {{0, 1}}, 1, false, false}});
+  RunChart c = chart({{"<a>", {{0, 1}, {1, 2}}, 0, false, false},
+                      {"<a>", {{0, 1}, {1, 2}}, 0, true, false},
+                      {"\"b\"", {{0, 1}, {1, 2}}, 1, false, false}});
   c.marks = {{0.5, "a & b", 0, true}};
   const std::string html = run_chart(c);
   EXPECT_EQ(markup_fault(html), "");
-  EXPECT_THAT(html,
-              AllOf(HasSubstr("M500 0V1000"), HasSubstr("a &amp; b"), HasSubstr("&lt;a&gt;")));
+  EXPECT_THAT(html, AllOf(HasSubstr("M500 0V1000"), HasSubstr("a &amp; b"),
+                          HasSubstr("data-name=\"&lt;a&gt;\""), HasSubstr("data-of=\"&lt;a&gt;\""),
+                          HasSubstr("data-name=\"&quot;b&quot;\"")));
+  c.stacked = true;
+  c.curves.erase(c.curves.begin() + 1);
+  EXPECT_EQ(markup_fault(run_chart(c)), "");
 }
 
 TEST(RunMap, ColoursCellsByTheirDistanceFromTheMean) {
@@ -197,6 +203,30 @@ TEST_F(RunPage, ShowsEverythingThatTheRunHas) {
   EXPECT_EQ(count(page, "class=\"chart both\""), 1u);
   EXPECT_THAT(page, AllOf(HasSubstr("step 51: the loss is not finite"), Not(HasSubstr("nan")),
                           Not(HasSubstr("http")), HasSubstr("run.seed")));
+}
+
+TEST_F(RunPage, StacksThePhasesUpToTheWholeStep) {
+  const std::string section = run_section(
+      read_run(test::write_run(folder_, "run", {test::metrics_line(1), test::metrics_line(2)})),
+      false);
+  // Of 1 second 0.01, 0.3 and 0.6, so that 0.09 are left.
+  EXPECT_THAT(section, AllOf(HasSubstr("data-name=\"load\" d=\"M0 990L1000 990L"),
+                             HasSubstr("data-name=\"forward\" d=\"M0 690L1000 690L"),
+                             HasSubstr("data-name=\"backward\" d=\"M0 90L1000 90L"),
+                             HasSubstr("data-name=\"rest\" d=\"M0 0L1000 0L")));
+}
+
+TEST_F(RunPage, MapsHoldLoadOverTheMean) {
+  auto lines = test::metrics_lines(2);
+  for (auto& line : lines) line["expert_load"] = {{10, 20, 30, 100}};
+  lines[1]["expert_load"] = {{160, 0, 0, 0}};
+  const std::string section = run_section(read_run(test::write_run(folder_, "run", lines)), false);
+  // First record: 1/4, 1/2, 3/4 and 5/2 of the mean; second: four times and nothing.
+  EXPECT_THAT(section, AllOf(HasSubstr("class=\"more\" fill-opacity=\"1.00\" d=\"M1 0h1v1h-1z\""),
+                             HasSubstr("class=\"less\" fill-opacity=\"1.00\" "
+                                       "d=\"M0 0h1v1h-1zM1 1h1v1h-1zM1 2h1v1h-1zM1 3h1v1h-1z\""),
+                             HasSubstr("class=\"less\" fill-opacity=\"0.50\" d=\"M0 1h1v1h-1z\""),
+                             HasSubstr("layer 0, expert 0: 160 pairs, 4.000 of the mean")));
 }
 
 TEST_F(RunPage, LeavesOutWhatTheRunHasNot) {

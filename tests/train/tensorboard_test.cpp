@@ -187,6 +187,14 @@ TEST_F(TensorBoardFiles, HoldEveryNumberOfAStepUnderItsTag) {
   EXPECT_EQ(scalars_of(by_tokens.at(2)).at("train/loss"), 2.5);
 }
 
+TEST_F(TensorBoardFiles, ShowSkippedStepsByStepsAlone) {
+  StepMetrics skipped = metrics(2);
+  skipped.skipped = "the loss is not finite";
+  TensorBoard(folder_ / "tb", 0, 0).write(skipped);
+  EXPECT_EQ(records_of(event_files(folder_ / "tb").at(0)).size(), 3u);
+  EXPECT_EQ(records_of(event_files(folder_ / "tb" / "by_tokens").at(0)).size(), 2u);
+}
+
 TEST_F(TensorBoardFiles, HoldTheLoadOfEachLayerAsBars) {
   TensorBoard(folder_ / "tb", 0, 0).write(metrics(1));
   const auto record = records_of(event_files(folder_ / "tb").at(0)).at(2);
