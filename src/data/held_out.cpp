@@ -52,6 +52,11 @@ std::int64_t HeldOut::sequences() const {
   return windows_ ? windows_->count() : std::int64_t(pieces_.size());
 }
 
+std::int64_t HeldOut::document_of(std::int64_t sequence) const {
+  MOE_CHECK(!windows_, "windows are no documents");
+  return pieces_.at(std::size_t(sequence)).document;
+}
+
 Batch HeldOut::load_windows(std::int64_t first, std::int64_t count) const {
   Batch batch = windows_->empty_batch(count);
   for (std::int64_t row = 0; row < count; ++row) {

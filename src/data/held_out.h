@@ -29,6 +29,9 @@ class HeldOut {
                            std::optional<std::int32_t> bos = std::nullopt);
 
   std::int64_t sequences() const;
+  /// The document that a sequence is, or is a piece of: its number over all shards. Of documents
+  /// only.
+  std::int64_t document_of(std::int64_t sequence) const;
   /// Labels of all sequences.
   std::int64_t labels() const { return labels_; }
 

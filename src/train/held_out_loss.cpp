@@ -18,13 +18,13 @@ Batch padding_batch() {
 
 }  // namespace
 
-HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::int64_t sequences,
-                          std::int64_t micro_batch, Communicator& world,
-                          const std::function<void()>& alive) {
+Tensor sequence_losses(const Transformer& model, const HeldOut& data, std::int64_t sequences,
+                       std::int64_t micro_batch, Communicator& world,
+                       const std::function<void()>& alive) {
   set_phase("held-out loss");
   const NoTape no_recording;
   const std::int64_t total = std::min(sequences, data.sequences());
-  // [summed loss, scored tokens] of each sequence: every element has one rank that fills it in.
+  // Every element has one rank that fills it in.
   Tensor sums = Tensor::zeros({std::max<std::int64_t>(total, 1), 2}, DType::f64);
   for (std::int64_t round = 0; round < total; round += micro_batch * world.size()) {
     const std::int64_t first = round + world.rank() * micro_batch;
@@ -45,10 +45,16 @@ HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::in
     alive();
   }
   world.all_reduce(sums, ReduceOp::sum).wait();
+  return sums;
+}
 
+HeldOutLoss held_out_loss(const Transformer& model, const HeldOut& data, std::int64_t sequences,
+                          std::int64_t micro_batch, Communicator& world,
+                          const std::function<void()>& alive) {
+  const Tensor sums = sequence_losses(model, data, sequences, micro_batch, world, alive);
   HeldOutLoss result;
   double sum = 0;
-  for (std::int64_t s = 0; s < total; ++s) {
+  for (std::int64_t s = 0; s < sums.rows(); ++s) {
     const double* of_sequence = sums.data<double>() + 2 * s;
     sum += of_sequence[0];
     result.tokens += std::int64_t(of_sequence[1]);

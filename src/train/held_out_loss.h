@@ -16,6 +16,12 @@ struct HeldOutLoss {
   std::int64_t tokens = 0;  // scored
 };
 
+/// [summed loss, scored tokens] of each of the first `sequences` held-out sequences, as f64
+/// [sequences, 2]; at least one row. Computed as held_out_loss() says.
+Tensor sequence_losses(
+    const Transformer& model, const HeldOut& data, std::int64_t sequences, std::int64_t micro_batch,
+    Communicator& world, const std::function<void()>& alive = [] {});
+
 /// The loss of the first `sequences` held-out sequences (all there are, when fewer), without gate
 /// noise or router losses, spread over the ranks in batches of `micro_batch`. The same on every
 /// rank. Collective: ranks that run out of sequences compute padding, because expert exchanges need
