@@ -89,7 +89,9 @@ class Reader {
 
     read_vocabulary(field(model, "vocab", json::value_t::object, "model."));
     read_added_tokens();
-    BytePairVocabulary vocabulary = make_vocabulary(model, steps.byte_level, byte_fallback);
+    // Where the vocabulary has no byte at all, Hugging Face's own falls back to unk_token.
+    BytePairVocabulary vocabulary =
+        make_vocabulary(model, steps.byte_level, byte_fallback && has_byte_tokens());
     TokenizerModel result;
     const TextNormalizer normalizer(steps.normalizer);
     result.tokens = make_tokens(steps, normalizer);
@@ -253,6 +255,12 @@ class Reader {
   static std::string byte_token(int byte) {
     constexpr const char* kDigits = "0123456789ABCDEF";
     return {'<', '0', 'x', kDigits[byte >> 4], kDigits[byte & 15], '>'};
+  }
+
+  bool has_byte_tokens() const {
+    for (int byte = 0; byte < 256; ++byte)
+      if (ids_.contains(byte_token(byte))) return true;
+    return false;
   }
 
   std::vector<Token> make_tokens(const TokenizerSteps& steps,
