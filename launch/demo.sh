@@ -5,19 +5,23 @@
 # LLaMA, splits it into 8 experts of which a token takes 2, trains on with the experts on two ranks,
 # is killed on the way and resumes, and compares held-out losses.
 #
-#   launch/demo.sh [--fresh] [--programs FOLDER]
+#   launch/demo.sh [--fresh] [--programs FOLDER] [--until dense]
 #
 # Everything lands in demo/ beside this folder; logs in demo/logs. Stages that are finished are kept
 # by the next call; --fresh starts anew. --programs: where built programs lie; nothing is built then.
+# --until dense: ends when the dense model is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. launch/stages.sh
 
 domains=(scripture dictionary manual code)
 # Held-out documents of each domain: about 20 thousand tokens.
 declare -A held_out=([scripture]=18 [dictionary]=130 [manual]=15 [code]=12)
 kill_after=130  # steps of the continued run, the newest checkpoint being older
 programs=
+until=
 ranks=2
+work=demo
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -27,8 +31,13 @@ while [ $# -gt 0 ]; do
       programs=$(realpath "$2")
       shift
       ;;
+    --until)
+      [ "${2:-}" = dense ] || { echo "demo.sh: --until knows 'dense'" >&2; exit 2; }
+      until=$2
+      shift
+      ;;
     -h | --help)
-      sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -43,14 +52,6 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 mpi=(mpirun -n "$ranks" --oversubscribe --bind-to none)
 
 # ---- stages: each runs once, with its output in demo/logs/NAME.log ------------------------------
-
-stage_packages() { launch/packages.sh build demo; }
-
-stage_build() {
-  if command -v ccache > /dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
-  cmake --preset cpu -B build/demo -DMOE_TESTS=OFF -DMOE_BENCHMARKS=OFF
-  cmake --build build/demo -j "$(nproc)"
-}
 
 stage_corpus() { launch/demo_corpus.sh demo/corpus; }
 
@@ -146,40 +147,6 @@ stage_text() {
 
 # ---- running them -------------------------------------------------------------------------------
 
-number=0
-stages=11
-stage() {
-  local name=$1 begin=$SECONDS code=0
-  number=$((number + 1))
-  printf '[%2d/%d] %-60s' "$number" "$stages" "$2"
-  if [ -e "demo/done/$name" ]; then
-    echo 'kept'
-    return
-  fi
-  set +e
-  (
-    set -e
-    "stage_$name"
-  ) > "demo/logs/$name.log" 2>&1 < /dev/null
-  code=$?
-  set -e
-  if [ $code -ne 0 ]; then
-    printf 'FAILED\n\ndemo.sh: stage "%s" failed (exit code %d); the end of demo/logs/%s.log:\n\n' \
-      "$name" "$code" "$name"
-    tail -n 25 "demo/logs/$name.log"
-    exit 1
-  fi >&2
-  touch "demo/done/$name"
-  printf '%4d s\n' $((SECONDS - begin))
-}
-
-# values KEY FILE...: the number that each line of JSON has there.
-values() {
-  local key=$1
-  shift
-  sed -n "s/.*\"$key\":\([-+.0-9e]*\).*/\1/p" "$@"
-}
-
 median() { sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'; }
 
 report() {
@@ -224,21 +191,15 @@ report() {
   printf 'models: demo/models   runs: demo/runs   corpus, shards: demo/corpus, demo/shards\n'
 }
 
-mkdir -p demo/logs demo/done
+stages=11
 [ -z "$programs" ] || stages=10
-stage packages 'installing packages that are missing'
-if [ -z "$programs" ]; then
-  # Always asked for: a build that is up to date takes no time, one that is not must not be kept.
-  rm -f demo/done/build
-  stage build 'building the programs'
-  programs=$PWD/build/demo
-fi
-export PATH="$programs:$PATH"
+build_programs
 begin=$SECONDS
 stage corpus 'corpus: four domains from Debian packages'
 stage vocabulary 'vocabulary: 2048 pieces'
 stage shards 'token shards, with a held-out part each'
 stage dense "dense model: training on $ranks ranks, data parallel"
+[ -z "$until" ] || exit 0
 stage split 'split: 8 experts, 2 a token'
 stage moe "experts: training on $ranks ranks, killed midway, resumed"
 stage control 'dense model: training on as long, to compare'

@@ -81,7 +81,7 @@ ConfigSection keys_of_model(TrainConfig::Model& c) {
 ConfigSection keys_of_train_domain(TrainConfig::TrainDomain& c) {
   return {{
       {"domain", &c.domain, "name of the domain", true},
-      {"files", &c.files, "its token shards, in order", true},
+      {"files", &c.files, "its token shards, in order; patterns with * too", true},
       {"weight", &c.weight, "share of the sequences, relative to the other weights"},
       {"max_epochs", &c.max_epochs,
        "times that the domain may be read, others then take its share; 0: any number"},
@@ -93,7 +93,7 @@ ConfigSection keys_of_train_domain(TrainConfig::TrainDomain& c) {
 ConfigSection keys_of_held_out_domain(TrainConfig::HeldOutDomain& c) {
   return {{
       {"domain", &c.domain, "name of the domain", true},
-      {"files", &c.files, "its token shards, in order", true},
+      {"files", &c.files, "its token shards, in order; patterns with * too", true},
   }};
 }
 

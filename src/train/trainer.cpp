@@ -9,6 +9,7 @@
 #include "comm/watchdog.h"
 #include "core/cuda_device.h"
 #include "core/log.h"
+#include "data/shard_files.h"
 #include "hf/model_folder.h"
 #include "optim/schedule.h"
 #include "train/checkpoint_choice.h"
@@ -26,10 +27,6 @@ namespace {
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-std::vector<fs::path> paths(const std::vector<std::string>& files) {
-  return {files.begin(), files.end()};
 }
 
 EngineOptions engine_options(const TrainConfig& c, Device device) {
@@ -162,7 +159,7 @@ Trainer::~Trainer() = default;
 void Trainer::open_data() {
   std::vector<DomainSource> sources;
   for (const auto& d : config_.data.train)
-    sources.push_back({d.domain, paths(d.files), d.weight, d.max_epochs});
+    sources.push_back({d.domain, shard_files(d.files), d.weight, d.max_epochs});
   const ModelConfig& model = engine_->config();
   loader_ = std::make_unique<Loader>(sources, config_.data.sequence_length,
                                      std::uint64_t(config_.run.seed), model.vocab_size,
@@ -171,8 +168,8 @@ void Trainer::open_data() {
   feed_ = std::make_unique<BatchFeed>(*loader_, config_.batch.global, world_.rank() * mine, mine);
   for (const auto& d : config_.data.held_out)
     held_out_.push_back(
-        {d.domain, HeldOut::windows(paths(d.files), config_.data.sequence_length, model.vocab_size,
-                                    config_.data.packing.document_masks)});
+        {d.domain, HeldOut::windows(shard_files(d.files), config_.data.sequence_length,
+                                    model.vocab_size, config_.data.packing.document_masks)});
 }
 
 void Trainer::print_start() const {
