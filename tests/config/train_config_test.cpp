@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <set>
+#include <tuple>
 
 #include "core/error.h"
 
@@ -199,14 +201,64 @@ TEST(ModelSettings, OverrideRoutingButMustAgreeWithTheShapeOfTheLoadedModel) {
                InputError);
 }
 
-TEST(TrainConfig, TheV1RecipeHasItsNumbers) {
-  const TrainConfig c = load_train_config(MOE_SOURCE_DIR "/configs/llama_moe_3_5b_2_8.yaml");
-  EXPECT_EQ(c.batch.global * c.data.sequence_length, 14'680'064);
-  EXPECT_EQ(c.train.steps, 13'623);
-  EXPECT_EQ(c.optimizer.learning_rate, 2e-4);
-  double total = 0;
-  for (const auto& d : c.data.train) total += d.weight;
-  EXPECT_NEAR(total, 1, 1e-12);
+/// A recipe of LLaMA-MoE v1, as config and as text without what tells the three apart.
+struct Recipe {
+  TrainConfig config;
+  std::string common;
+
+  explicit Recipe(const std::string& name)
+      : config(load_train_config(MOE_SOURCE_DIR "/configs/" + name + ".yaml")) {
+    TrainConfig c = config;
+    EXPECT_EQ(c.run.folder, "runs/" + name);
+    EXPECT_EQ(c.model.init_from, "models/" + name);
+    c.run.folder = "r";
+    c.model.init_from = "m";
+    c.model.experts = c.model.top_k = 1;
+    c.model.score_scale = 1;
+    common = to_yaml(c);
+  }
+};
+
+TEST(TrainConfig, TheV1RecipesHaveTheirNumbersAndDifferInTheExpertsAlone) {
+  const Recipe a("llama_moe_3_0b_2_16"), b("llama_moe_3_5b_4_16"), c("llama_moe_3_5b_2_8");
+  EXPECT_EQ(a.common, b.common);
+  EXPECT_EQ(b.common, c.common);
+  for (const auto& [recipe, experts, top_k, scale] :
+       {std::tuple(&a, 16, 2, 8.0), {&b, 16, 4, 4.0}, {&c, 8, 2, 4.0}}) {
+    EXPECT_EQ(recipe->config.model.experts, experts);
+    EXPECT_EQ(recipe->config.model.top_k, top_k);
+    EXPECT_EQ(recipe->config.model.score_scale, scale);
+    EXPECT_EQ(scale, double(experts) / top_k);
+  }
+  const TrainConfig& recipe = a.config;
+  EXPECT_EQ(recipe.batch.global * recipe.data.sequence_length, 14'680'064);
+  EXPECT_EQ(recipe.train.steps, 13'623);
+  EXPECT_GE(14'680'064 * recipe.train.steps, 199'985'000'000);
+  EXPECT_EQ(recipe.optimizer.learning_rate, 2e-4);
+  EXPECT_EQ(recipe.schedule.warmup_steps, 100);
+  EXPECT_EQ(recipe.schedule.floor, 0.1);
+  EXPECT_EQ(recipe.router.cv_squared, 0.01);
+  const std::map<std::string, double> weights = {
+      {"en_cc", .361},   {"en_c4", .492},    {"github", .008},  {"en_wikipedia", .031},
+      {"en_book", .091}, {"en_arxiv", .007}, {"en_stack", .010}};
+  for (const TrainConfig& c7 :
+       {recipe, load_train_config(MOE_SOURCE_DIR "/configs/recipe_small.yaml")}) {
+    ASSERT_EQ(c7.data.train.size(), 7u);
+    for (const auto& d : c7.data.train) EXPECT_EQ(d.weight, weights.at(d.domain)) << d.domain;
+  }
+}
+
+TEST(TrainConfig, TheV2StagesAreSevenBillionTokensOneAfterTheOther) {
+  const TrainConfig one = load_train_config(MOE_SOURCE_DIR "/configs/llama_moe_v2_stage1.yaml");
+  const TrainConfig two = load_train_config(MOE_SOURCE_DIR "/configs/llama_moe_v2_stage2.yaml");
+  EXPECT_EQ(two.model.init_from, one.run.folder);
+  const auto tokens = [](const TrainConfig& c) {
+    EXPECT_EQ(c.batch.global * c.data.sequence_length, 1'048'576);
+    EXPECT_EQ(c.optimizer.learning_rate, 2e-5);
+    EXPECT_NEAR(double(c.schedule.warmup_steps) / double(c.train.steps), 0.03, 1e-3);
+    return double(c.batch.global * c.data.sequence_length * c.train.steps);
+  };
+  EXPECT_NEAR(tokens(one) + tokens(two), 7e9, 5e6);
 }
 
 }  // namespace

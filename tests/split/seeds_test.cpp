@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "config/model_json.h"
+#include "config/train_config.h"
 #include "hf/hf_config.h"
 #include "hf/name_table.h"
 #include "split/calibration_support.h"
@@ -70,6 +72,7 @@ SplitPlan plan_of(const std::filesystem::path& input, SplitOptions o) {
 }
 
 struct Seed {
+  const char* recipe;  // configs/NAME.yaml
   std::int64_t experts, top_k, size;
   double scale;
   std::int64_t total;
@@ -81,9 +84,10 @@ struct Seed {
 TEST(Seeds, OfLlamaMoeV1HaveTheirSizesAndTensors) {
   const TestFolder folder;
   const auto input = hollow_folder(folder, llama_2_7b());
-  for (const Seed& seed : {Seed{8, 2, 1376, 4, 6'740'514'816, 3.493, 1091},
-                           Seed{16, 4, 688, 4, 6'742'618'112, 3.494, 1859},
-                           Seed{16, 2, 688, 8, 6'742'618'112, 2.953, 1859}}) {
+  for (const Seed& seed :
+       {Seed{"llama_moe_3_5b_2_8", 8, 2, 1376, 4, 6'740'514'816, 3.493, 1091},
+        Seed{"llama_moe_3_5b_4_16", 16, 4, 688, 4, 6'742'618'112, 3.494, 1859},
+        Seed{"llama_moe_3_0b_2_16", 16, 2, 688, 8, 6'742'618'112, 2.953, 1859}}) {
     SplitOptions o;
     o.experts = seed.experts;
     o.top_k = seed.top_k;
@@ -109,6 +113,14 @@ TEST(Seeds, OfLlamaMoeV1HaveTheirSizesAndTensors) {
     EXPECT_TRUE(names.contains("model.layers.31.self_attn.rotary_emb.inv_freq"));
     EXPECT_TRUE(names.contains("model.layers.31.mlp.gate.weight_noise.weight"));
     EXPECT_EQ(plan.config.moe.score_scale[0], seed.scale);
+
+    // The run's configuration takes this model as it is.
+    const TrainConfig run =
+        load_train_config(str(MOE_SOURCE_DIR "/configs/", seed.recipe, ".yaml"));
+    ModelConfig trained = plan.config;
+    apply_model_settings(run, trained);
+    EXPECT_EQ(model_config_to_json(trained), model_config_to_json(plan.config));
+    EXPECT_EQ(count_parameters(trained).total, seed.total);
   }
 }
 
