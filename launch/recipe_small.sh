@@ -196,12 +196,16 @@ loss_of() {
 
 # ---- running them -------------------------------------------------------------------------------
 
-stages=10
+stages=9
 [ -n "$programs" ] || stages=$((stages + 1))
-[ -n "$model" ] || stages=$((stages + 1))
 [ ${#raw[@]} -gt 0 ] || stages=$((stages + 1))
+needs_demo=false
+if [ -z "$model" ] || { [ ${#raw[@]} -eq 0 ] && [ -z "$sample" ]; }; then
+  needs_demo=true
+  stages=$((stages + 1))
+fi
 build_programs
-if [ -z "$model" ] || [ ${#raw[@]} -eq 0 ] && [ -z "$sample" ]; then
+if $needs_demo; then
   stage dense "the demo's dense model and texts"
   model=${model:-$PWD/demo/models/dense}
 fi
