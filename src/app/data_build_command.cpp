@@ -20,6 +20,7 @@ using nlohmann::ordered_json;
 struct Arguments {
   BuildOptions options;
   SetArguments sets;
+  FilterArguments filters;
   std::vector<std::string> input, raw, tokenized;
   std::string tokenizer, output, held_out, held_out_output, separator;
   bool has_separator = false, json = false;
@@ -44,6 +45,9 @@ BuildOptions options_of(const Arguments& a) {
   MOE_REQUIRE(!a.raw.empty() || !a.sets.given(),
               "--set, --set-field and --unknown-sets go with --raw");
   if (!a.raw.empty()) options.sets = a.sets.names();
+  options.filter = a.filters.rules();
+  options.deduplicate = a.filters.deduplicate;
+  options.removed = a.filters.removed;
   MOE_REQUIRE(options.max_bad < 0 || options.skip_bad, "--max-bad goes with --skip-bad");
   return options;
 }
@@ -51,18 +55,14 @@ BuildOptions options_of(const Arguments& a) {
 ordered_json to_json(const BuildReport& report, const Arguments& a, double tokens_per_second) {
   ordered_json object = {{"output", a.output}};
   if (!a.options.domain.empty()) object["domain"] = a.options.domain;
-  object.update({{"documents", report.written.documents},
-                 {"tokens", report.written.tokens},
-                 {"empty_documents", report.left_out.empty},
-                 {"skipped_documents", report.left_out.bad},
-                 {"seconds", report.seconds},
-                 {"tokens_per_second", tokens_per_second}});
+  object.update({{"documents", report.written.documents}, {"tokens", report.written.tokens}});
+  object.update(ordered_json::parse(left_out_json(report.left_out)));
+  object.update({{"seconds", report.seconds}, {"tokens_per_second", tokens_per_second}});
   if (!a.held_out.empty()) {
     object["held_out"] = {{"documents", report.held_out.documents},
                           {"tokens", report.held_out.tokens}};
     if (!a.held_out_output.empty()) object["held_out"]["output"] = a.held_out_output;
   }
-  if (!report.left_out.unknown_sets.empty()) object["unknown_sets"] = report.left_out.unknown_sets;
   for (const auto& d : report.domains)
     object["domains"].push_back({{"domain", d.name},
                                  {"documents", d.documents},
@@ -133,6 +133,7 @@ Action define_data_build(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   app.add_option("--field", o.field, "Field of a jsonl line (default: text, or input_ids)");
   a.sets.define(app);
+  a.filters.define(app);
   const CLI::Option* separator = app.add_option(
       "--separator", a.separator,
       "Line that parts a .txt file into documents ('' for blank lines; default: one a file)");

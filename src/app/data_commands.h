@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,20 @@ struct SetArguments {
   SetNames names() const;
 };
 
+/// The options about what is left out of text.
+struct FilterArguments {
+  std::string filter, removed;
+  bool deduplicate = false;
+
+  void define(CLI::App& app);
+  /// Reads the rules; empty without --filter. Throws InputError.
+  std::optional<QualityFilter> rules() const;
+};
+
 /// Prints what was left out, a line for each reason.
 void print_left_out(const IntakeCounts& counts);
+/// The same as a JSON object in text.
+std::string left_out_json(const IntakeCounts& counts);
 
 // Subcommands of moe-data: each declares its options and returns what to run.
 Action define_data_build(CLI::App& app);

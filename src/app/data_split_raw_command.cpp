@@ -18,6 +18,7 @@ using nlohmann::ordered_json;
 struct Arguments {
   SplitRawOptions options;
   SetArguments sets;
+  FilterArguments filters;
   std::vector<std::string> input;
   std::string output;
   bool json = false;
@@ -32,6 +33,10 @@ int split(const Arguments& a) {
               "--domain takes all documents to one domain: leave out --set, --set-field and "
               "--unknown-sets");
   if (intake.domain.empty()) intake.sets = a.sets.names();
+  intake.filter = a.filters.rules();
+  intake.deduplicate = a.filters.deduplicate;
+  intake.removed = a.filters.removed;
+  intake.force = options.force;
   MOE_REQUIRE(intake.max_bad < 0 || intake.skip_bad, "--max-bad goes with --skip-bad");
 
   Progress progress("splitting", BatchReader::bytes_of(intake.inputs), "documents");
@@ -50,10 +55,7 @@ int split(const Arguments& a) {
                                    {"documents", d.documents},
                                    {"text_bytes", d.text_bytes},
                                    {"files", d.files}});
-    object["empty_documents"] = report.left_out.empty;
-    object["skipped_documents"] = report.left_out.bad;
-    if (!report.left_out.unknown_sets.empty())
-      object["unknown_sets"] = report.left_out.unknown_sets;
+    object.update(ordered_json::parse(left_out_json(report.left_out)));
     object["seconds"] = report.seconds;
     std::printf("%s\n", object.dump().c_str());
     return kExitOk;
@@ -76,6 +78,7 @@ Action define_data_split_raw(CLI::App& app) {
   app.add_option("--output", a.output, "The folder; it gets DOMAIN/00000.jsonl.zst and so on")
       ->required();
   a.sets.define(app);
+  a.filters.define(app);
   app.add_option("--domain", intake.domain, "Instead: one domain for all documents");
   app.add_option("--field", intake.field, "Field of a line that holds the text")
       ->capture_default_str();

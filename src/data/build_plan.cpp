@@ -54,6 +54,8 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
   MOE_REQUIRE(o.sets || o.held_out.has_value() == !o.held_out_output.empty(),
               "--held-out and --held-out-output belong together");
   MOE_REQUIRE(o.held_out_output != o.output, "--output and --held-out-output are the same file");
+  MOE_REQUIRE(!o.tokenized || (!o.filter && !o.deduplicate && o.removed.empty()),
+              "--filter, --deduplicate and --removed are for text");
   check_output(o);
 
   info = {.domain = o.domain,
@@ -78,7 +80,11 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
             .domain = o.domain,
             .sets = o.sets,
             .skip_bad = o.skip_bad,
-            .max_bad = o.max_bad};
+            .max_bad = o.max_bad,
+            .filter = o.filter,
+            .deduplicate = o.deduplicate,
+            .removed = o.removed,
+            .force = o.force};
   job_folder = o.sets ? o.output / ".unfinished" : fs::path(o.output.string() + ".unfinished");
 }
 

@@ -32,7 +32,6 @@ double seconds_since(Clock::time_point start) {
 /// A document ready to be stored: one piece or more, each with its BOS and EOS.
 struct Encoded {
   Examined what;
-  std::int64_t text_bytes = 0;
   std::vector<std::int32_t> ids;
   std::vector<std::size_t> ends;  // of each piece in ids
 };
@@ -99,12 +98,14 @@ void Build::restore() {
   if (!job_.state().empty()) state = json::parse(job_.state());
   const bool writing = state.is_object() && state["writing"] == json::parse(plan_.writing_job());
   if (!writing) plan_.require_free();
-  if (state.is_null()) return;
-
+  if (state.is_null()) {
+    intake_.open(job_.path());
+    return;
+  }
   position_ = {state["position"][0].get<std::size_t>(), state["position"][1].get<std::int64_t>()};
   bytes_read_ = state["bytes_read"].get<std::int64_t>();
   all_read_ = state["all_read"].get<bool>();
-  intake_.restore(state["intake"].dump());
+  intake_.open(job_.path(), state["intake"].dump());
   for (const json& d : state["domains"]) {
     const TokenWriter::Waiting waiting{d["documents"].get<std::int64_t>(),
                                        d["tokens"].get<std::int64_t>()};
@@ -139,7 +140,7 @@ void Build::save() {
       {"position", {position_.input, position_.documents}},
       {"bytes_read", bytes_read_},
       {"all_read", all_read_},
-      {"intake", json::parse(intake_.state())},
+      {"intake", json::parse(intake_.save())},
       {"domains", domains},
       {"writing", all_read_ ? json::parse(plan_.writing_job()) : json()},
       {"shards",
@@ -165,9 +166,8 @@ Encoded Build::encode(const SourceDocument& document) const {
   } else {
     result.what = intake_.examine(document);
     if (result.what.fate != Fate::taken) return result;
-    result.text_bytes = std::int64_t(result.what.text.size());
     ids = plan_.options.tokenizer->encode(result.what.text);
-    result.what.text = {};
+    intake_.drop_text(result.what);
   }
   if (result.what.fate == Fate::taken && ids.empty()) result.what.fate = Fate::empty;
 
@@ -188,7 +188,7 @@ Encoded Build::encode(const SourceDocument& document) const {
 void Build::store(const Encoded& document) {
   if (!intake_.admit(document.what)) return;
   Collected& domain = collected(document.what.domain, {});
-  domain.text_bytes += document.text_bytes;
+  domain.text_bytes += document.what.bytes;
   std::size_t first = 0;
   for (const std::size_t end : document.ends) {
     domain.writer.append({document.ids.data() + first, end - first});
@@ -213,6 +213,7 @@ void Build::read() {
       },
       [&](EncodedBatch&& batch) {
         for (const Encoded& d : batch.documents) store(d);
+        intake_.end_batch();
         position_ = batch.end;
         bytes_read_ = batch.bytes_read;
         tell();
@@ -297,6 +298,7 @@ BuildReport Build::run() {
     sum.documents += shard.documents;
     sum.tokens += shard.tokens;
   }
+  intake_.publish();
   job_.finish();
   report.seconds = seconds_since(start);
   return report;

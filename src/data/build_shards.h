@@ -35,6 +35,9 @@ struct BuildOptions {
   std::int64_t cut_documents = 0;        // parts documents of more ids than this; 0: none
   bool skip_bad = false;                 // count unusable lines instead of stopping at the first
   std::int64_t max_bad = -1;             // with skip_bad: how many at most; -1: any number
+  std::optional<QualityFilter> filter;   // of text
+  bool deduplicate = false;              // only the first of documents with the same text
+  std::filesystem::path removed;         // gets what those two leave out; empty: nothing does
   /// A shard X.h5; with shard_tokens shards X-00000.h5, X-00001.h5, ...; with sets a folder, which
   /// gets DOMAIN.h5 or DOMAIN-00000.h5, ... for each domain.
   std::filesystem::path output;

@@ -30,15 +30,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// The lines of one domain in a batch.
-struct Lines {
-  std::int64_t documents = 0, text_bytes = 0, line_bytes = 0;
-  std::string frame;
-};
-
 struct SplitBatch {
-  std::vector<Examined> seen;  // without their texts
-  std::vector<std::pair<std::string, Lines>> domains;
+  std::vector<Examined> seen;
+  std::vector<std::string> lines;             // of each
+  std::map<std::string, std::string> frames;  // for each domain, of all lines that may be taken
   InputPosition end;
   std::int64_t bytes_read = 0;
 };
@@ -88,8 +83,8 @@ class Split {
   void restore();
   void save();
   void read();
-  SplitBatch split(const Batch& batch) const;
-  void store(const SplitBatch& batch);
+  SplitBatch split(Batch&& batch) const;
+  void store(SplitBatch&& batch);
   Files& files_of(const std::string& domain);
   void publish();
 
@@ -110,6 +105,7 @@ void Split::restore() {
       for (const auto& [set, domain] : options_.intake.sets->domains) domains.insert(domain);
     for (const std::string& domain : domains)
       if (!domain.empty()) require_free(domain);
+    intake_.open(job_.path());
     return;
   }
   const json state = json::parse(job_.state());
@@ -117,7 +113,7 @@ void Split::restore() {
   bytes_read_ = state["bytes_read"].get<std::int64_t>();
   seen_ = state["seen"].get<std::int64_t>();
   all_read_ = state["all_read"].get<bool>();
-  intake_.restore(state["intake"].dump());
+  intake_.open(job_.path(), state["intake"].dump());
   for (const json& d : state["domains"]) {
     const SplitRawReport::Domain counts{
         d["name"].get<std::string>(), d["documents"].get<std::int64_t>(),
@@ -148,31 +144,23 @@ void Split::save() {
       {"bytes_read", bytes_read_},
       {"seen", seen_},
       {"all_read", all_read_},
-      {"intake", json::parse(intake_.state())},
+      {"intake", json::parse(intake_.save())},
       {"domains",
        domains}}.dump());
 }
 
-SplitBatch Split::split(const Batch& batch) const {
-  SplitBatch result{{}, {}, batch.end, batch.bytes_read};
+SplitBatch Split::split(Batch&& batch) const {
+  SplitBatch result{{}, {}, {}, batch.end, batch.bytes_read};
   std::map<std::string, std::string> lines;
-  std::map<std::string, Lines> domains;
-  for (const SourceDocument& document : batch.documents) {
+  for (SourceDocument& document : batch.documents) {
     Examined seen = intake_.examine(document);
-    if (seen.fate == Fate::taken) {
-      Lines& into = domains[seen.domain];
-      ++into.documents;
-      into.text_bytes += std::int64_t(seen.text.size());
-      lines[seen.domain] += document.raw.content + '\n';
-    }
-    seen.text = {};
+    document.raw.content += '\n';
+    if (seen.fate == Fate::taken) lines[seen.domain] += document.raw.content;
+    intake_.drop_text(seen);
     result.seen.push_back(std::move(seen));
+    result.lines.push_back(std::move(document.raw.content));
   }
-  for (auto& [domain, into] : domains) {
-    into.line_bytes = std::int64_t(lines[domain].size());
-    into.frame = zstd_frame(lines[domain]);
-    result.domains.emplace_back(domain, std::move(into));
-  }
+  for (const auto& [domain, text] : lines) result.frames[domain] = zstd_frame(text);
   return result;
 }
 
@@ -192,14 +180,34 @@ Files& Split::files_of(const std::string& domain) {
   return files_.emplace_back(Files{std::move(counts), 0, GrowingFile(unfinished(domain, 0), 0)});
 }
 
-void Split::store(const SplitBatch& batch) {
-  for (const Examined& seen : batch.seen) intake_.admit(seen);
-  for (const auto& [domain, lines] : batch.domains) {
+void Split::store(SplitBatch&& batch) {
+  struct Taken {
+    std::int64_t documents = 0, text_bytes = 0;
+    std::string lines;
+    bool all = true;
+  };
+  std::map<std::string, Taken> domains;
+  for (std::size_t i = 0; i < batch.seen.size(); ++i) {
+    const Examined& seen = batch.seen[i];
+    if (intake_.admit(seen)) {
+      Taken& taken = domains[seen.domain];
+      ++taken.documents;
+      taken.text_bytes += seen.bytes;
+      taken.lines += batch.lines[i];
+    } else if (seen.fate == Fate::taken) {
+      domains[seen.domain].all = false;
+    }
+  }
+  intake_.end_batch();
+  for (const auto& [domain, taken] : domains) {
+    if (taken.documents == 0) continue;
+    // Only now is it known which lines are duplicates.
+    const std::string frame = taken.all ? std::move(batch.frames[domain]) : zstd_frame(taken.lines);
     Files& files = files_of(domain);
-    files.counts.documents += lines.documents;
-    files.counts.text_bytes += lines.text_bytes;
-    files.line_bytes += lines.line_bytes;
-    files.last.append(lines.frame.data(), lines.frame.size());
+    files.counts.documents += taken.documents;
+    files.counts.text_bytes += taken.text_bytes;
+    files.line_bytes += std::int64_t(taken.lines.size());
+    files.last.append(frame.data(), frame.size());
   }
   position_ = batch.end;
   bytes_read_ = batch.bytes_read;
@@ -215,9 +223,9 @@ void Split::read() {
   Clock::time_point saved = Clock::now();
   ordered_pipeline<Batch, SplitBatch>(
       pipeline_threads(options_.threads), [&](Batch& batch) { return reader.next(batch); },
-      [&](Batch&& batch) { return split(batch); },
+      [&](Batch&& batch) { return split(std::move(batch)); },
       [&](SplitBatch&& batch) {
-        store(batch);
+        store(std::move(batch));
         tell();
         if (seconds_since(saved) < options_.save_every) return;
         save();
@@ -253,6 +261,7 @@ SplitRawReport Split::run() {
   SplitRawReport report;
   for (const Files& f : files_) report.domains.push_back(f.counts);
   report.left_out = left_out;
+  intake_.publish();
   job_.finish();
   report.seconds = seconds_since(start);
   return report;

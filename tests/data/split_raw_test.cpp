@@ -138,5 +138,59 @@ TEST_F(SplitRaw, BadLinesAndDamagedFilesAreNamedAndCounted) {
   EXPECT_EQ(lines.back(), raw_line("RedPajamaC4", "z"));
 }
 
+TEST_F(SplitRaw, FilteredAndRepeatedDocumentsAreCountedAndMayBeKeptAside) {
+  std::string text;
+  for (int i = 0; i < 9000; ++i)  // more than two batches
+    text += raw_line(i % 2 == 0 ? "RedPajamaC4" : "RedPajamaGithub",
+                     str("text ", i % 3000, i % 5 == 0 ? "" : " long enough"));
+  write_bytes(folder_ / "a.jsonl", text);
+  std::map<std::string, std::string> straight;
+  for (const int threads : {1, 3, 0}) {
+    auto o = options({"a.jsonl"}, str("out", threads));
+    if (threads > 0) o.threads = threads;
+    o.intake.filter =
+        QualityFilter::parse("rules:\n  - {domains: [en_c4], words: {min: 3}}\n", "rules.yaml");
+    o.intake.deduplicate = true;
+    o.intake.removed = folder_ / str("removed", threads, ".jsonl.zst");
+    if (threads == 0) {  // stopped after two batches
+      o.save_every = 0;
+      o.intake.max_bad = 0;
+      o.intake.skip_bad = true;
+      write_bytes(folder_ / "a.jsonl", text + "nonsense\n");
+      EXPECT_THAT(input_error_of([&] { split_raw(o); }), HasSubstr("9001"));
+      EXPECT_FALSE(fs::exists(o.intake.removed));
+      o.intake.max_bad = -1;
+    }
+    const SplitRawReport report = split_raw(o);
+    const auto& removed = report.left_out.removed;
+    // Of 3000 texts (a third of them three times over, in both domains by turns), 600 are short;
+    // those are removed from C4 each time and taken once from Github.
+    EXPECT_EQ(removed.at("en_c4").at("words < 3").documents, 900);
+    std::int64_t kept = 0, bytes = 0, text_bytes = 0;
+    for (const auto& d : report.domains) kept += d.documents, text_bytes += d.text_bytes;
+    EXPECT_EQ(kept, 2700) << "2400 long texts, and 300 short ones that Github has";
+    std::int64_t documents = kept;
+    for (const auto& [domain, reasons] : removed)
+      for (const auto& [reason, r] : reasons) documents += r.documents, bytes += r.bytes;
+    EXPECT_EQ(documents, 9000);
+    std::map<std::string, std::int64_t> aside;
+    std::int64_t aside_bytes = 0;
+    LineReader reader(o.intake.removed);
+    for (std::string line; reader.next(line);) {
+      const auto object = nlohmann::json::parse(line);
+      ++aside[object["domain"].get<std::string>() + object["reason"].get<std::string>()];
+      aside_bytes += std::int64_t(object["text"].get<std::string>().size());
+    }
+    EXPECT_EQ(aside["en_c4words < 3"], 900);
+    EXPECT_EQ(aside_bytes, bytes);
+    const std::string all = read_bytes(o.intake.removed);
+    auto files = files_below(o.output);
+    files["removed"] = all;
+    if (threads == 1) straight = files;
+    EXPECT_EQ(files, straight) << threads;
+    EXPECT_GT(text_bytes, 0);
+  }
+}
+
 }  // namespace
 }  // namespace moe
