@@ -39,5 +39,11 @@ std::string left_out_json(const IntakeCounts& counts);
 // Subcommands of moe-data: each declares its options and returns what to run.
 Action define_data_build(CLI::App& app);
 Action define_data_split_raw(CLI::App& app);
+Action define_data_retokenize(CLI::App& app);
+Action define_data_merge(CLI::App& app);
+Action define_data_cut(CLI::App& app);
+Action define_data_shuffle(CLI::App& app);
+Action define_data_select(CLI::App& app);
+Action define_data_stats(CLI::App& app);
 
 }  // namespace moe

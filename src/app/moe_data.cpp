@@ -30,6 +30,10 @@ const ProgramText kText{
   moe-data build --raw SlimPajama/*.jsonl.zst --tokenizer models/llama-2-7b --bos
            --held-out 0.001 --shard-tokens 1000000000 --output data/slimpajama
   moe-data build --tokenized ids.jsonl --vocab-size 32000 --domain code --output code.h5
+  moe-data retokenize --input data/wiki.h5 --from models/llama-2-7b --to models/llama-3-8b
+           --output data/wiki-llama3.h5
+  moe-data shuffle --input data/wiki-*.h5 --output data/wiki-shuffled.h5 --shard-tokens 1000000000
+  moe-data stats data/*.h5
   moe-data inspect data/wiki.h5 --json
   moe-data inspect data/wiki.h5 --show 2 --tokenizer models/llama-2-7b
   moe-data verify data/*.h5)"};
@@ -129,6 +133,16 @@ Action define(CLI::App& app) {
   commands.add("build", "Write token shards from text or token ids", define_data_build);
   commands.add("split-raw", "Part raw jsonl files into a folder for each domain",
                define_data_split_raw);
+  commands.add("retokenize", "Turn token shards of one tokenizer into those of another",
+               define_data_retokenize);
+  commands.add("merge", "Put token shards together", define_data_merge);
+  commands.add("cut", "Cut token shards into smaller ones", define_data_cut);
+  commands.add("shuffle", "Put the documents of token shards into a random order",
+               define_data_shuffle);
+  commands.add("select", "Take the documents on which a model's loss is within bounds",
+               define_data_select);
+  commands.add("stats", "Say how many documents and tokens each domain has, and how long they are",
+               define_data_stats);
   commands.add("inspect", "Say what a token shard holds", define_inspect);
   commands.add("verify", "Check every byte of token shards", define_verify);
   return [commands] { return commands.parsed()(); };

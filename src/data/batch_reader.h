@@ -22,6 +22,7 @@ struct SourceDocument {
   std::size_t input = 0;  // index of its file
   bool plain_text = false;
   RawDocument raw = {};
+  std::vector<std::int32_t> ids = {};  // instead of content, out of a token shard
   std::string damage = {};  // why the rest of the file cannot be read; then there is no document
 };
 

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/build_plan.h"
 
-#include <fmt/format.h>
-
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "core/error.h"
+#include "data/shard_names.h"
 #include "data/token_format.h"
 
 namespace moe {
@@ -54,9 +53,21 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
   MOE_REQUIRE(o.sets || o.held_out.has_value() == !o.held_out_output.empty(),
               "--held-out and --held-out-output belong together");
   MOE_REQUIRE(o.held_out_output != o.output, "--output and --held-out-output are the same file");
-  MOE_REQUIRE(!o.tokenized || (!o.filter && !o.deduplicate && o.removed.empty()),
-              "--filter, --deduplicate and --removed are for text");
+  MOE_REQUIRE(
+      (!o.tokenized && o.from == nullptr) || (!o.filter && !o.deduplicate && o.removed.empty()),
+      "--filter, --deduplicate and --removed are for text");
   check_output(o);
+
+  if (o.from != nullptr) {
+    shards.emplace(o.inputs, o.domain);
+    const std::string& made_by = shards->info().tokenizer_hash;
+    MOE_REQUIRE(made_by.empty() || made_by == o.from->hash(), o.inputs.front().string(),
+                ": made by another tokenizer (", made_by, ") than the one it is to be read by (",
+                o.from->hash(), ")");
+    MOE_REQUIRE(shards->info().vocabulary_size >= o.from->vocabulary_size() || made_by.empty(),
+                o.inputs.front().string(), ": a vocabulary of ", shards->info().vocabulary_size,
+                ", less than that of its tokenizer");
+  }
 
   info = {.domain = o.domain,
           .tokenizer_hash = tokenizer ? tokenizer->hash() : "",
@@ -91,6 +102,7 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
 std::string BuildPlan::reading_job() const {
   json object = json::parse(describe(intake));
   object["tokenized"] = options.tokenized;
+  object["from"] = options.from != nullptr ? options.from->hash() : "";
   object["tokenizer"] = info.tokenizer_hash;
   object["vocab-size"] = info.vocabulary_size;
   object["bos"] = info.bos_id;
@@ -110,11 +122,12 @@ std::string BuildPlan::writing_job() const {
       .dump();
 }
 
+fs::path BuildPlan::whole(const std::string& domain) const {
+  return options.sets ? options.output / (domain + ".h5") : options.output;
+}
+
 fs::path BuildPlan::shard(const std::string& domain, std::size_t i) const {
-  const fs::path whole = options.sets ? options.output / (domain + ".h5") : options.output;
-  if (options.shard_tokens == 0) return whole;
-  const std::string stem = whole.extension() == ".h5" ? whole.stem() : whole.filename();
-  return whole.parent_path() / fmt::format("{}-{:05}.h5", stem, i);
+  return shard_name(whole(domain), i, options.shard_tokens > 0);
 }
 
 fs::path BuildPlan::held_out_shard(const std::string& domain) const {
@@ -138,10 +151,8 @@ void BuildPlan::require_free() const {
   }
 }
 
-void BuildPlan::remove_older(const std::string& domain, std::size_t shards) const {
-  if (options.shard_tokens == 0 || !options.force) return;
-  for (std::size_t i = shards; fs::remove(manifest_path(shard(domain, i))); ++i)
-    fs::remove(shard(domain, i));
+void BuildPlan::remove_older(const std::string& domain, std::size_t count) const {
+  if (options.shard_tokens > 0 && options.force) remove_shards_from(whole(domain), count);
 }
 
 HeldOutSize parse_held_out(const std::string& text) {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "data/build_shards.h"
+#include "data/shard_set.h"
 
 namespace moe {
 
@@ -13,7 +15,8 @@ namespace moe {
 struct BuildPlan {
   BuildOptions options;
   IntakeOptions intake;
-  TokenFileInfo info;  // of the shards; the domain is empty where sets decide it
+  std::optional<ShardSet> shards;  // the inputs, where they are token shards
+  TokenFileInfo info;              // of the shards; the domain is empty where sets decide it
   std::filesystem::path job_folder;
 
   /// Throws InputError for options that contradict each other.
@@ -32,7 +35,10 @@ struct BuildPlan {
   /// The same for all shards that are known beforehand.
   void require_free() const;
   /// With force: removes what an older build with more shards has left of the domain's.
-  void remove_older(const std::string& domain, std::size_t shards) const;
+  void remove_older(const std::string& domain, std::size_t count) const;
+
+ private:
+  std::filesystem::path whole(const std::string& domain) const;
 };
 
 }  // namespace moe

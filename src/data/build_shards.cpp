@@ -13,6 +13,7 @@
 #include "data/checksum.h"
 #include "data/job_folder.h"
 #include "data/ordered_pipeline.h"
+#include "data/shard_batches.h"
 #include "data/text_reader.h"
 
 namespace moe {
@@ -164,7 +165,13 @@ Encoded Build::encode(const SourceDocument& document) const {
       ids = parse_ids(document.raw.content, plan_.intake.field, plan_.info.vocabulary_size, where);
     });
   } else {
-    result.what = intake_.examine(document);
+    if (plan_.shards)
+      result.what = intake_.examine(document, [&](const std::string&, Examined& into) {
+        into.text = plan_.options.from->decode(document.ids);
+        into.bytes = std::int64_t(into.text.size());
+      });
+    else
+      result.what = intake_.examine(document);
     if (result.what.fate != Fate::taken) return result;
     ids = plan_.options.tokenizer->encode(result.what.text);
     intake_.drop_text(result.what);
@@ -198,14 +205,17 @@ void Build::store(const Encoded& document) {
 }
 
 void Build::read() {
-  BatchReader reader = intake_.reader(kBatchBytes, position_);
+  BatchReader files = intake_.reader(kBatchBytes, position_);
+  std::optional<ShardBatches> shards;
+  if (plan_.shards) shards.emplace(*plan_.shards, position_);
   const auto tell = [&] {
     if (progress_) progress_(bytes_read_, tokens_);
   };
   tell();
   Clock::time_point saved = Clock::now();
   ordered_pipeline<Batch, EncodedBatch>(
-      pipeline_threads(plan_.options.threads), [&](Batch& batch) { return reader.next(batch); },
+      pipeline_threads(plan_.options.threads),
+      [&](Batch& batch) { return shards ? shards->next(batch) : files.next(batch); },
       [&](Batch&& batch) {
         EncodedBatch result{{}, batch.end, batch.bytes_read};
         for (const SourceDocument& d : batch.documents) result.documents.push_back(encode(d));

@@ -25,6 +25,7 @@ HeldOutSize parse_held_out(const std::string& text);
 struct BuildOptions {
   std::vector<std::filesystem::path> inputs;
   bool tokenized = false;                // inputs hold {"input_ids":[...]}, not text
+  const Tokenizer* from = nullptr;       // inputs are token shards that this one made
   const Tokenizer* tokenizer = nullptr;  // needed for text
   std::int64_t vocabulary_size = 0;      // 0: the tokenizer's
   std::string domain;

@@ -266,6 +266,45 @@ TEST_F(BuildShards, RawDocumentsOfSevenSetsBecomeSevenDomains) {
   EXPECT_EQ(TokenFile(options.output / "en_book-held-out.h5").documents(), 1);
 }
 
+TEST_F(BuildShards, RetokenizedShardsAreThoseOfTheText) {
+  MOE_SKIP_WITHOUT_REALDATA("tokenizers/llama2/tokenizer.model");
+  MOE_SKIP_WITHOUT_REALDATA("models/stories260K");
+  MOE_SKIP_WITHOUT_REALDATA("corpus/redpajama_sample/stackexchange/sample_stackexchange1.jsonl");
+  const Tokenizer from = Tokenizer::open(real_data("tokenizers/llama2"));
+  fs::path model;
+  for (const auto& entry : fs::directory_iterator(real_data("models/stories260K")))
+    if (entry.path().extension() == ".model") model = entry.path();
+  const Tokenizer to = Tokenizer::open(model);
+  std::ifstream in(real_data("corpus/redpajama_sample/stackexchange/sample_stackexchange1.jsonl"));
+  std::string text;
+  int count = 0;
+  for (std::string line; count < 200 && std::getline(in, line); ++count) text += line + "\n";
+  write_bytes(folder_ / "a.jsonl", text);
+  BuildOptions options;
+  options.inputs = {folder_ / "a.jsonl"};
+  options.domain = "stack";
+  options.bos = true;
+  options.output = folder_ / "from.h5";
+  options.tokenizer = &from;
+  build_shards(options);
+  options.output = folder_ / "direct.h5";
+  options.tokenizer = &to;
+  options.eos = true;
+  build_shards(options);
+  options.inputs = {folder_ / "from.h5"};
+  options.from = &from;
+  for (const int threads : {1, 2, 7}) {
+    options.threads = threads;
+    options.output = folder_ / str("to", threads, ".h5");
+    build_shards(options);
+    EXPECT_EQ(read_bytes(options.output), read_bytes(folder_ / "direct.h5"));
+  }
+  options.output = folder_ / "again.h5";
+  options.from = &to;
+  EXPECT_THAT(input_error_of([&] { build_shards(options); }),
+              AllOf(HasSubstr("from.h5: made by another tokenizer"), HasSubstr(to.hash())));
+}
+
 TEST_F(BuildShards, AnExistingShardIsReplacedByForceOnly) {
   write_bytes(folder_ / "a.jsonl", jsonl_of({{1, 2}, {3}}));
   auto options = tokenized({"a.jsonl"}, 500);
