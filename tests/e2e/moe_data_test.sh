@@ -52,6 +52,37 @@ expect 0 'b.h5: 1 documents' build --tokenized ids.jsonl --vocab-size 10 --domai
   --held-out 2 --held-out-output c.h5
 expect 0 'good (2 documents' verify b.h5 c.h5
 
+# Shards out of shards.
+expect 0 '"documents":3,"tokens":6,' merge --input b.h5 c.h5 --output m.h5 --json
+expect 0 'cut-00002.h5: 1 documents' cut --input m.h5 --output cut.h5 --shard-documents 1
+expect 2 'say how large' cut --input m.h5 --output cut2.h5
+expect 0 's.h5: 3 documents, 6 tokens' shuffle --input cut-*.h5 --output s.h5 --seed 3
+expect 0 '"duplicate_documents":3' stats m.h5 s.h5 --json
+expect 0 'd: 3 documents, 6 tokens in 1 shards' stats m.h5
+for i in 0 1 2; do
+  tokens=$("$moe_data" inspect cut-0000$i.h5 --json | sed 's/.*"tokens":\([0-9]*\).*/\1/')
+  echo "{\"shard\":\"m.h5\",\"document\":$i,\"tokens\":$tokens,\"loss\":$i.5}"
+done > scores.jsonl
+expect 0 'f.h5: 2 documents' select --input m.h5 --scores scores.jsonl --max-loss 1.5 --output f.h5
+expect 2 'where one of s.h5 is expected' \
+  select --input s.h5 --scores scores.jsonl --max-loss 1.5 --output g.h5
+
+# Raw lines: sets become domains, rules remove, repetitions go, a broken line is named.
+raw() { printf '{"text":"%s","meta":{"redpajama_set_name":"RedPajama%s"}}\n' "$1" "$2"; }
+{ raw 'one two three' C4; raw 'four five six' Book; raw 'one two three' Book; raw 'x' C4; } > r.jsonl
+printf 'rules:\n  - {domains: [en_c4], words: {min: 2}}\n' > rules.yaml
+expect 0 'en_c4: 1 documents (1 bytes) left out: words < 2' \
+  split-raw --input r.jsonl --output raw --filter rules.yaml --deduplicate --removed removed.jsonl.zst
+expect 0 '"domain":"en_book","documents":1,"text_bytes":13,' \
+  split-raw --input raw/en_book/00000.jsonl.zst --output raw/again --json
+expect 0 '"documents":2,' split-raw --input removed.jsonl.zst --domain d --output raw/removed --json
+echo '{' >> r.jsonl
+expect 2 'r.jsonl:5: not valid JSON' split-raw --input r.jsonl --output raw2
+expect 2 '--max-bad allows 0' split-raw --input r.jsonl --output raw2 --skip-bad --max-bad 0
+expect 0 '"skipped_documents":1' split-raw --input r.jsonl --output raw2 --skip-bad --json
+sed s/words/word/ rules.yaml > bad_rules.yaml
+expect 2 'bad_rules.yaml:2' split-raw --input r.jsonl --output raw3 --filter bad_rules.yaml
+
 mv c.h5.json hidden
 expect 2 'its manifest c.h5.json is missing' verify c.h5
 mv hidden c.h5.json
