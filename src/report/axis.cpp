@@ -79,7 +79,8 @@ std::string Axis::text(double tick) const {
   const double size = std::abs(tick);
   const double step = logarithmic_ ? size : step_;
   const auto exponent = [](double x) { return int(std::floor(std::log10(x) + kRounding)); };
-  if (size < 1e-3)
+  const double largest = std::max(std::abs(first_), std::abs(last_));
+  if (size < 1e-3 && (logarithmic_ || largest < 1e-3))
     return fmt::format("{:.{}e}", tick, std::max(0, exponent(size) - exponent(step)));
   double unit = 1;
   const char* suffix = "";

@@ -68,8 +68,8 @@ std::string loss_figure(Runs runs) {
   return "<div class=\"tall\">" +
          figure_of("Loss by tokens", chart,
                    "Mean cross-entropy of each step's tokens, without router losses. Pale: every "
-                   "step; strong: smoothed. Dots at the top: skipped steps; upright lines: "
-                   "rollbacks.") +
+                   "step; strong: smoothed, where a run has 100 steps. Dots at the top: skipped "
+                   "steps; upright lines: rollbacks.") +
          "</div>\n";
 }
 

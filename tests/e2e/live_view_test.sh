@@ -33,8 +33,9 @@ $train > piped 2>&1 || { cat piped; fail "piped"; }
 has '^step 50/60 \|' piped
 grep -q $'\033\\[' piped && fail "piped: redraws"
 
-# Ended from outside at any moment, the cursor is below the view; an error comes whole.
-script -qec "timeout -s KILL 2 $train --set train.steps=100000" /dev/null < /dev/null > killed
+# Killed at any moment, it leaves the cursor below the view.
+script -qec "$train --inject dead:rank=0,step=50" /dev/null < /dev/null > killed &&
+  fail "the drill killed nothing"
 has "$up" killed
 [ "$(tail -c 1 killed)" = "" ] || fail "killed: the cursor is not on a row of its own"
 moe-train --config run.yaml --progress nice > log 2>&1

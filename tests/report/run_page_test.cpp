@@ -47,6 +47,8 @@ TEST(Axis, LabelsAreRoundAndShort) {
               ElementsAre("0", "5e-05", "1.0e-04", "1.5e-04", "2.0e-04"));
   EXPECT_THAT(texts(Axis::rounded(0.5, 300, 5, true)), ElementsAre("0.1", "1", "10", "100", "1k"));
   EXPECT_THAT(texts(Axis::rounded(0.9, 9, 5, true)), ElementsAre("0.5", "1", "2", "5", "10"));
+  EXPECT_THAT(texts(Axis::rounded(0, 0.002, 4)),
+              ElementsAre("0", "0.0005", "0.0010", "0.0015", "0.0020"));
   EXPECT_THAT(texts(Axis::exact(3, 14000, 5)), ElementsAre("5k", "10k"));
 }
 
