@@ -50,7 +50,8 @@ void require_writable(const std::string& path) {
   if (path.empty()) return;
   const fs::path folder = fs::absolute(path).parent_path();
   MOE_REQUIRE(fs::is_directory(folder), path, ": the folder ", folder.string(), " does not exist");
-  MOE_REQUIRE(!fs::is_directory(path), path, " is a folder: give the name of a file");
+  MOE_REQUIRE(!fs::exists(path) || fs::is_regular_file(path), path,
+              " is no file that could be replaced: give another name");
 }
 
 void write_result(const std::string& path, const std::string& text) {
