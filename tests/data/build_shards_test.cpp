@@ -173,6 +173,9 @@ TEST_F(BuildShards, ABuildThatStoppedGoesOnToTheSameBytes) {
   options.vocabulary_size = 600;
   EXPECT_THAT(input_error_of([&] { all_in("other"); }), HasSubstr("another 'vocab-size'"));
   options.vocabulary_size = 500;
+  options.cut_documents = 20;
+  EXPECT_THAT(input_error_of([&] { all_in("other"); }), HasSubstr("another 'cut-documents'"));
+  options.cut_documents = 0;
   options.skip_bad = true;
   write_bytes(folder_ / "other/out-00001.h5", "mine");
   EXPECT_THAT(input_error_of([&] { all_in("other"); }), HasSubstr("out-00001.h5: exists"));

@@ -23,6 +23,8 @@ TEST(JobFolder, GivesTheStateThatWasSavedLastToTheSameJobOnly) {
   EXPECT_THAT(input_error_of([&] { JobFolder(path, R"({"a":1,"b":3})", false); }),
               AllOf(HasSubstr("job"), HasSubstr("another 'b'"), HasSubstr("--force")));
   EXPECT_THAT(input_error_of([&] { JobFolder(path, R"({"a":1})", false); }), HasSubstr("'b'"));
+  EXPECT_THAT(input_error_of([&] { JobFolder(path, R"({"a":1,"b":2,"c":3})", false); }),
+              HasSubstr("'c'"));
   EXPECT_EQ(JobFolder(path, R"({"a":1,"b":2})", true).state(), R"({"done":2})") << "the same job";
   EXPECT_EQ(JobFolder(path, R"({"a":5})", true).state(), "");
   EXPECT_FALSE(fs::exists(path)) << "nothing was saved";

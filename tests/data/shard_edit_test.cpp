@@ -5,6 +5,7 @@
 
 #include "data/data_test_support.h"
 #include "data/shard_set.h"
+#include "data/token_format.h"
 
 namespace moe {
 namespace {
@@ -115,10 +116,11 @@ TEST_F(ShardEdits, ShardsThatDoNotBelongTogetherOrAreDamagedAreRefused) {
   merge_shards(edit_);
   EXPECT_EQ(TokenFile(edit_.output).info().domain, "both");
   std::string bytes = read_bytes(folder_ / "b.h5");
-  bytes[bytes.size() - 3] = char(bytes[bytes.size() - 3] ^ 1);
+  char& token = bytes[std::size_t(read_manifest(folder_ / "b.h5").token_offset)];
+  token = char(token ^ 1);
   write_bytes(folder_ / "b.h5", bytes);
   edit_.output = folder_ / "out2.h5";
-  EXPECT_THAT(error(folder_ / "b.h5"), HasSubstr("checksum"));
+  EXPECT_THAT(error(folder_ / "b.h5"), HasSubstr("wrong checksum of tokens"));
   EXPECT_FALSE(fs::exists(edit_.output));
 }
 

@@ -168,6 +168,10 @@ TEST_F(SplitRaw, FilteredAndRepeatedDocumentsAreCountedAndMayBeKeptAside) {
     EXPECT_EQ(removed.at("en_c4").at("words < 3").documents, 900);
     std::int64_t kept = 0, bytes = 0, text_bytes = 0;
     for (const auto& d : report.domains) kept += d.documents, text_bytes += d.text_bytes;
+    std::int64_t written = 0;
+    for (const auto& d : report.domains)
+      written += std::int64_t(lines_of(o.output / d.name).size());
+    EXPECT_EQ(written, kept);
     EXPECT_EQ(kept, 2700) << "2400 long texts, and 300 short ones that Github has";
     std::int64_t documents = kept;
     for (const auto& [domain, reasons] : removed)
