@@ -12,6 +12,7 @@
 
 #include "core/durable_files.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace moe {
 namespace {
@@ -75,7 +76,10 @@ JobFolder::JobFolder(fs::path folder, std::string job, bool restart)
 }
 
 JobFolder::~JobFolder() {
-  if (!state_.empty()) return;
+  if (!state_.empty()) {
+    log_info("{} keeps what is done: the same command goes on from there", folder_.string());
+    return;
+  }
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
 }

@@ -16,7 +16,7 @@ class JobFolder {
   /// what is saved here depends on. Throws InputError when another process works there, or when
   /// the folder holds another job, naming what differs; with `restart` that is thrown away.
   JobFolder(std::filesystem::path folder, std::string job, bool restart);
-  /// Removes the folder unless something was saved.
+  /// Removes the folder unless something was saved; then says that it is kept.
   ~JobFolder();
   JobFolder(const JobFolder&) = delete;
   JobFolder& operator=(const JobFolder&) = delete;

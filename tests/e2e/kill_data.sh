@@ -68,6 +68,7 @@ for command in split build; do
   code=$?
   [ $code -eq 1 ] || { cat last.log; fail "$command: exit code $code on a full disk"; }
   grep -q 'error: .*: File too large' last.log || { cat last.log; fail "$command: no clear words"; }
+  grep -q 'keeps what is done' last.log || fail "$command: does not say that it can go on"
   [ -z "$(find out -name '*.jsonl.zst' -o -name '*.h5' -o -name '*.partial')" ] || fail 'half written'
   ($command out) > last.log 2>&1 || { cat last.log; fail "$command: does not go on"; }
   grep -q 'going on' last.log || fail "$command: began anew after a full disk"
