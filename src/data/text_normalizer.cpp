@@ -57,11 +57,15 @@ struct Apply {
   }
 
   std::string_view operator()(const TextNormalizer::Replace& step) const {
-    std::size_t at = text.find(step.from);
+    // Spaces are what is replaced nearly always, and for one byte there is a faster search.
+    const auto find = [&](std::size_t from) {
+      return step.from.size() == 1 ? text.find(step.from[0], from) : text.find(step.from, from);
+    };
+    std::size_t at = find(0);
     if (at == text.npos) return text;
     out.clear();
     std::size_t done = 0;
-    for (; at != text.npos; at = text.find(step.from, done)) {
+    for (; at != text.npos; at = find(done)) {
       out.append(text, done, at - done).append(step.to);
       done = at + step.from.size();
     }

@@ -195,6 +195,8 @@ TEST(Tokenizer, PrefersTheModelsOwnFileInAFolder) {
   write_bytes(folder / "tokenizer.model", read_bytes(source / "ranks.tiktoken"));
   const Tokenizer ranks = Tokenizer::open(folder.path());
   EXPECT_EQ(ranks.vocabulary_size(), 500 + 256);
+  EXPECT_EQ(ranks.special_id("<|eot_id|>"), 500 + 9);
+  EXPECT_EQ(ranks.special_id("<|reserved_special_token_247|>"), 500 + 255);
   EXPECT_NE(ranks.hash(), json.hash());
   EXPECT_EQ(ranks.hash(), Tokenizer::open(source / "ranks.tiktoken").hash());
 }
