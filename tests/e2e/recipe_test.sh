@@ -49,7 +49,7 @@ moe-train --config dense.yaml --set model.vocab_size="$vocabulary" > train.log 2
 recipe=(launch/recipe_small.sh --raw web.jsonl code.jsonl.gz --model model --steps 30
   --programs "$programs")
 "${recipe[@]}" > recipe.log 2>&1 || { cat recipe.log; fail 'the recipe failed'; }
-has '^en_c4 +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+$' recipe.log
+has '^en_c4 +[1-9][0-9.]* +[1-9][0-9.]* +[1-9][0-9.]* +[1-9][0-9.]* +[1-9][0-9.]*$' recipe.log
 has '^github ' recipe.log
 has '^all ' recipe.log
 ! grep -q '^en_book' recipe.log || fail 'a domain without data'
