@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/matrix_product.h"
 
 namespace moe {
@@ -17,6 +18,7 @@ void matrix_product(const Product& p, Matrix<const float> a, Matrix<const float>
       for (std::int64_t i = 0; i < p.m; ++i) std::fill_n(c.data + i * c.stride, p.n, 0.0f);
     return;
   }
+  if (has_few_rows(p)) return few_rows_product(p, a, b, c);
   const dnnl_status_t status =
       dnnl_sgemm(p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f, a.data,
                  a.stride, b.data, b.stride, float(p.beta), c.data, c.stride);
@@ -53,7 +55,8 @@ std::vector<Tile> cut(const ExpertGroups& groups, Rows rows, Cols cols) {
     const auto count = [&](std::int64_t side) {
       return (rows(e) + side - 1) / side * ((cols(e) + side - 1) / side);
     };
-    std::int64_t side = threads == 1 ? 1024 : 256;
+    // Few rows read weights, and those best in long runs.
+    std::int64_t side = threads == 1 ? 1024 : rows(e) <= kFewRows ? 512 : 256;
     while (threads > 1 && side > 64 && count(side) * sharing < 2 * threads) side /= 2;
     for (std::int64_t row = 0; row < rows(e); row += side)
       for (std::int64_t col = 0; col < cols(e); col += side)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <dnnl.hpp>
+#include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/matrix_product.h"
 #include "kernels/cpu/vectorize.h"
 
@@ -240,6 +241,8 @@ void product(const Product& p, Matrix<const bf16> a, Matrix<const bf16> b, Matri
   if (p.k == 0) {
     if (p.beta == 0)
       for (std::int64_t i = 0; i < p.m; ++i) std::fill_n(c.data + i * c.stride, p.n, C(0.0f));
+  } else if (has_few_rows(p)) {
+    few_rows_product(p, a, b, c);
   } else if (has_bf16_products()) {
     bucketed_product(p, a, b, c);
   } else {

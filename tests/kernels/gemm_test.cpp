@@ -58,6 +58,27 @@ TEST(Gemm, EqualsThePlainLoopsForAllTypesTransposesAndSizes) {
           for (const int beta : {0, 1}) expect_product(types, size, transpose_a, transpose_b, beta);
 }
 
+TEST(Gemm, OfFewRowsDoesNotDependOnThreads) {
+  for (const Types& types : kTypes)
+    for (const std::int64_t m : {1, 2, 4, 5})
+      for (const bool transpose_b : {false, true}) {
+        const Size size = {m, 2100, 300};  // several columns for each thread, and a rest
+        for (const int beta : {0, 1}) expect_product(types, size, false, transpose_b, beta);
+        if (m > 4) continue;  // oneDNN's
+        const Tensor a = random_tensor({m, 300}, types.factor, 1);
+        const Tensor b =
+            random_tensor(transpose_b ? Shape{2100, 300} : Shape{300, 2100}, types.factor, 2);
+        Tensor one = poisoned({m, 2100}, types.result), three = one.clone();
+        {
+          const OpenMpThreads threads(1);
+          cpu_backend().gemm(one, a, false, b, transpose_b, 0);
+        }
+        const OpenMpThreads threads(3);
+        cpu_backend().gemm(three, a, false, b, transpose_b, 0);
+        EXPECT_TRUE(same_bits(one, three)) << name(types.factor) << " " << m;
+      }
+}
+
 TEST(Gemm, LongSumsAreCutIntoPanels) {
   expect_product({DType::bf16, DType::f32, 1e-5}, {70, 66, 17000}, true, false, 1);
   expect_product({DType::bf16, DType::bf16, 4e-3}, {70, 66, 17000}, false, true, 1);
