@@ -20,8 +20,7 @@ float* at_least(std::vector<float>& buffer, std::int64_t size) {
 }
 
 // <a, b>
-template <class T>
-MOE_VECTORIZE static float dot(const float* a, const T* b, std::int64_t k) {
+MOE_VECTORIZE static float dot(const float* a, const bf16* b, std::int64_t k) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t j = 0; j < k; ++j) sum += a[j] * float(b[j]);
@@ -29,38 +28,37 @@ MOE_VECTORIZE static float dot(const float* a, const T* b, std::int64_t k) {
 }
 
 // sums += a b[:]
-template <class T>
-MOE_VECTORIZE static void add_row(float* __restrict sums, float a, const T* b, std::int64_t cols) {
+MOE_VECTORIZE static void add_row(float* __restrict sums, float a, const bf16* b,
+                                  std::int64_t cols) {
 #pragma GCC ivdep
   for (std::int64_t j = 0; j < cols; ++j) sums[j] += a * float(b[j]);
 }
 
-// Two rows of bf16 ahead: the processor alone fetches them too late. Those of f32 it does not.
-template <class T>
-void fetch_ahead(const Matrix<const T>& b, std::int64_t row, std::int64_t end, std::int64_t cols) {
-  constexpr std::int64_t kLine = 64 / std::int64_t(sizeof(T)), kAhead = 2;
-  if (sizeof(T) > 2 || row + kAhead >= end) return;
-  const T* ahead = b.data + (row + kAhead) * b.stride;
+// Two rows ahead: the processor alone fetches them too late.
+void fetch_ahead(Matrix<const bf16> b, std::int64_t row, std::int64_t end, std::int64_t cols) {
+  constexpr std::int64_t kLine = 32, kAhead = 2;
+  if (row + kAhead >= end) return;
+  const bf16* ahead = b.data + (row + kAhead) * b.stride;
   for (std::int64_t j = 0; j < cols; j += kLine) __builtin_prefetch(ahead + j);
 }
 
 // Columns [begin, end) of c = a b^T: each is a row of b.
-template <class T, class C>
-void rows_of_b(const Product& p, const float* a, Matrix<const T> b, Matrix<C> c, std::int64_t begin,
-               std::int64_t end) {
+template <class C>
+void rows_of_b(const Product& p, const float* a, Matrix<const bf16> b, Matrix<C> c,
+               std::int64_t begin, std::int64_t end) {
   for (std::int64_t j = begin; j < end; ++j) {
     fetch_ahead(b, j, end, p.k);
     for (std::int64_t i = 0; i < p.m; ++i) {
       C& to = c.data[i * c.stride + j];
-      const float sum = dot<T>(a + i * p.k, b.data + j * b.stride, p.k);
+      const float sum = dot(a + i * p.k, b.data + j * b.stride, p.k);
       to = C(p.beta == 1 ? sum + float(to) : sum);
     }
   }
 }
 
 // Columns [begin, end) of c = a b, at most kColumns.
-template <class T, class C>
-void columns_of_b(const Product& p, const float* a, Matrix<const T> b, Matrix<C> c,
+template <class C>
+void columns_of_b(const Product& p, const float* a, Matrix<const bf16> b, Matrix<C> c,
                   std::int64_t begin, std::int64_t end) {
   const std::int64_t cols = end - begin;
   thread_local std::vector<float> buffer;
@@ -70,18 +68,18 @@ void columns_of_b(const Product& p, const float* a, Matrix<const T> b, Matrix<C>
       sums[i * cols + j] = p.beta == 1 ? float(c.data[i * c.stride + begin + j]) : 0.0f;
   for (std::int64_t r = 0; r < p.k; ++r)
     for (std::int64_t i = 0; i < p.m; ++i)
-      add_row<T>(sums + i * cols, a[i * p.k + r], b.data + r * b.stride + begin, cols);
+      add_row(sums + i * cols, a[i * p.k + r], b.data + r * b.stride + begin, cols);
   for (std::int64_t i = 0; i < p.m; ++i)
     for (std::int64_t j = 0; j < cols; ++j)
       c.data[i * c.stride + begin + j] = C(sums[i * cols + j]);
 }
 
-template <class T, class C>
-void few_rows(const Product& p, Matrix<const T> a, Matrix<const T> b, Matrix<C> c) {
+template <class C>
+void few_rows(const Product& p, Matrix<const bf16> a, Matrix<const bf16> b, Matrix<C> c) {
   thread_local std::vector<float> buffer;
   float* wide = at_least(buffer, p.m * p.k);
   for (std::int64_t i = 0; i < p.m; ++i) {
-    const T* row = a.data + i * a.stride;
+    const bf16* row = a.data + i * a.stride;
     for (std::int64_t j = 0; j < p.k; ++j) wide[i * p.k + j] = float(row[j]);
   }
   if (p.transpose_b) {
@@ -98,10 +96,6 @@ void few_rows(const Product& p, Matrix<const T> a, Matrix<const T> b, Matrix<C> 
 
 }  // namespace
 
-void few_rows_product(const Product& p, Matrix<const float> a, Matrix<const float> b,
-                      Matrix<float> c) {
-  few_rows(p, a, b, c);
-}
 void few_rows_product(const Product& p, Matrix<const bf16> a, Matrix<const bf16> b,
                       Matrix<float> c) {
   few_rows(p, a, b, c);

@@ -18,7 +18,6 @@ void matrix_product(const Product& p, Matrix<const float> a, Matrix<const float>
       for (std::int64_t i = 0; i < p.m; ++i) std::fill_n(c.data + i * c.stride, p.n, 0.0f);
     return;
   }
-  if (has_few_rows(p)) return few_rows_product(p, a, b, c);
   const dnnl_status_t status =
       dnnl_sgemm(p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f, a.data,
                  a.stride, b.data, b.stride, float(p.beta), c.data, c.stride);
