@@ -42,6 +42,7 @@ export OMP_WAIT_POLICY=passive  # threads that spin are many times slower beside
 launch/packages.sh build tests
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+  export CCACHE_SLOPPINESS=pch_defines,time_macros  # for the tests' precompiled header
 fi
 
 filter=()
