@@ -46,6 +46,8 @@ disturbed() {
     sleep "$(awk "BEGIN { print 0.001 * ($RANDOM % (${2} + 1)) }")"
     kill -9 $pid 2> /dev/null && kills=$((kills + 1))
     wait $pid 2> /dev/null && break
+    # The kill came when all was done.
+    grep -q 'error: .*: exists; --force replaces it' last.log && break
     grep -q 'error:' last.log && { cat last.log; fail "$1 ended by itself"; }
   done
   diff -r "straight-$1" out > last.log || { cat last.log; fail "$1: other bytes"; }
