@@ -71,6 +71,18 @@ TEST_F(HeldOutTest, WindowsScoreEveryTokenButTheFirstOnce) {
   }
 }
 
+TEST_F(HeldOutTest, WindowsWithMasksSayWhereDocumentsBeginAndScoreNoneOfTheirFirstIds) {
+  add_shard({{1, 5, 6}, {7}, {8, 9}});
+  const HeldOut held_out = HeldOut::windows(files_, 4, kVocabulary, true);
+  EXPECT_EQ(held_out.labels(), 3);
+  const Batch batch = held_out.load(0, 2);
+  using Row = std::vector<std::int32_t>;
+  EXPECT_EQ(row_of(batch.labels, 0), (Row{5, 6, -1, -1}));
+  EXPECT_EQ(row_of(batch.document_starts, 0), (Row{0, 0, 0, 3}));
+  EXPECT_EQ(row_of(batch.labels, 1), (Row{9, -1, -1, -1}));
+  EXPECT_FALSE(HeldOut::windows(files_, 4, kVocabulary).load(0, 1).document_starts.defined());
+}
+
 TEST_F(HeldOutTest, DocumentsScoreEveryIdAfterTheirFirstOnce) {
   add_shard({{1, 5, 6, 7}, {9}, {1, 2}});
   add_shard(random_documents(30, 25, kVocabulary, 3));
