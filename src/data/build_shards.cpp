@@ -2,10 +2,10 @@
 #include "data/build_shards.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "core/clock.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/rng.h"
@@ -21,14 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 /// What one thread works on at a time, bytes of text.
 constexpr std::size_t kBatchBytes = 1 << 20;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// A document ready to be stored: one piece or more, each with its BOS and EOS.
 struct Encoded {

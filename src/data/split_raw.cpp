@@ -3,11 +3,11 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/clock.h"
 #include "core/durable_files.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -21,14 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-using Clock = std::chrono::steady_clock;
 
 /// What one thread works on at a time, bytes of lines: large enough for zstd to do well.
 constexpr std::size_t kBatchBytes = 8 << 20;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct SplitBatch {
   std::vector<Examined> seen;

@@ -2,17 +2,12 @@
 #include "generate/generator.h"
 
 #include <algorithm>
-#include <chrono>
 #include <list>
+
+#include "core/clock.h"
 
 namespace moe {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// A text under way.
 struct Text {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "comm/texts.h"
+#include "core/clock.h"
 #include "core/error.h"
 #include "train/checkpoint_files.h"
 #include "train/checkpoint_hdf5.h"
@@ -17,10 +18,6 @@ namespace moe {
 namespace {
 
 namespace fs = std::filesystem;
-
-double seconds_since(std::chrono::steady_clock::time_point begin) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
 
 /// Adds the time since its construction to a total.
 class Timer {

@@ -10,7 +10,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
 # refused PATTERN COMMAND: bad input ends with code 2 and one line that says PATTERN.
 refused() {
   local pattern=$1

@@ -11,9 +11,6 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2> /dev/null; rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-# Runs a command that must succeed; its output is shown when it does not.
-must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
-
 ranks() {
   local n=$1
   shift

@@ -13,7 +13,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
 check() { awk "BEGIN { exit !($1) }" || fail "$1"; }
 number() { sed -n "s/.*\"$1\":\([-+.0-9e]*\).*/\1/p" "$2" | tail -n 1; }
 

@@ -42,3 +42,6 @@ fail() {
 
 # has PATTERN FILE: what the file must say.
 has() { grep -Eq -- "$1" "$2" || { cat "$2"; fail "$2 does not say '$1'"; }; }
+
+# must COMMAND: runs what must succeed; its output, in last.log, is shown when it does not.
+must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
