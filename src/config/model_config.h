@@ -20,20 +20,10 @@ struct RopeScaling {
   std::int64_t original_max_position = 8192;
 };
 
-/// The expert part of a LLaMA. `experts` = 0: a dense FFN.
-struct MoeConfig {
+/// How the tokens of a layer choose `top_k` of `experts`. `experts` = 0: nothing to choose.
+struct RouterConfig {
   std::int64_t experts = 0;
   std::int64_t top_k = 2;
-  /// Neurons of each expert: [layers][experts]; a layer that lists none is dense. Their sum per
-  /// layer need not equal intermediate_size (copied or dropped neurons).
-  std::vector<std::vector<std::int64_t>> expert_sizes;
-  /// Neurons of each shared expert, which every token visits: [layers][shared experts of the
-  /// layer]; empty: no layer has any.
-  std::vector<std::vector<std::int64_t>> shared_sizes;
-  /// Shared experts are added as they are (LLaMA-MoE v2), or weighed by the softmax of a linear
-  /// gate of their own times shared_scale (LLaMA-MoE v1's residual block).
-  bool shared_gate = false;
-  double shared_scale = 1;
   GateKind gate = GateKind::mlp;
   bool gate_bias = false;  // linear gate: logits = W x + b
   /// Experts are chosen by softmax + a bias per expert, which weights do not see and gradients do
@@ -46,6 +36,35 @@ struct MoeConfig {
   bool softmax_over_all = false;
   /// Factor on every expert's output, per layer: E/k keeps the dense model's magnitude.
   std::vector<double> score_scale;
+};
+
+/// The experts of the feed-forward. `experts` = 0: a dense FFN.
+struct MoeConfig : RouterConfig {
+  /// Neurons of each expert: [layers][experts]; a layer that lists none is dense. Their sum per
+  /// layer need not equal intermediate_size (copied or dropped neurons).
+  std::vector<std::vector<std::int64_t>> expert_sizes;
+  /// Neurons of each shared expert, which every token visits: [layers][shared experts of the
+  /// layer]; empty: no layer has any.
+  std::vector<std::vector<std::int64_t>> shared_sizes;
+  /// Shared experts are added as they are (LLaMA-MoE v2), or weighed by the softmax of a linear
+  /// gate of their own times shared_scale (LLaMA-MoE v1's residual block).
+  bool shared_gate = false;
+  double shared_scale = 1;
+};
+
+/// What an expert of the attention is (docs/numerics.md).
+enum class AttentionExpert : std::uint8_t {
+  queries,  // the same query heads of every key/value head; keys and values are dense
+  heads,    // key/value heads with their queries, or a share of one head's queries with a copy of
+            // it; sees only tokens that chose the same expert (LLaMA-MoE v2)
+};
+
+/// The experts of the attention. `experts` = 0: dense attention.
+struct AttentionMoeConfig : RouterConfig {
+  AttentionExpert kind = AttentionExpert::queries;
+  std::vector<bool> layers;  // which layers have them
+
+  AttentionMoeConfig() { gate = GateKind::linear, gate_noise = false; }
 };
 
 /// Architecture of a LLaMA, dense or with experts. What a checkpoint's config.json says.
@@ -65,10 +84,20 @@ struct ModelConfig {
   double initializer_range = 0.02;
   std::int64_t bos_token = 1, eos_token = 2, pad_token = -1;  // -1: none
   MoeConfig moe;
+  AttentionMoeConfig attention_moe;
 
+  /// Whether any layer's feed-forward has experts.
   bool is_moe() const { return moe.experts > 0; }
-  /// Whether this layer has experts.
+  /// Whether this layer's feed-forward has experts.
   bool is_moe_layer(std::int64_t layer) const;
+  /// Whether any layer's attention has experts.
+  bool is_attention_moe() const { return attention_moe.experts > 0; }
+  /// Whether this layer's attention has experts.
+  bool is_attention_moe_layer(std::int64_t layer) const;
+  /// Query heads, and key/value heads, that the rows of one expert of the attention have. Those of
+  /// routed queries see all key/value heads.
+  std::int64_t expert_heads() const { return heads / attention_moe.experts; }
+  std::int64_t expert_kv_heads() const;
   /// Neurons of each routed expert of a layer; a dense FFN counts as one expert.
   std::vector<std::int64_t> layer_expert_sizes(std::int64_t layer) const;
   /// Neurons of each shared expert of a layer.
@@ -78,8 +107,8 @@ struct ModelConfig {
 };
 
 /// Parameters of a model. `activated` leaves out the experts that one token does not use (k experts
-/// of average size stay) and the noise weights; embeddings, output head, shared experts and dense
-/// layers are counted whole.
+/// of average size stay; of the attention too) and the noise weights; embeddings, output head,
+/// shared experts and dense layers are counted whole.
 /// LLaMA-MoE-3.5B (2/8): 3.493 B activated.
 struct ParameterCounts {
   std::int64_t total = 0;

@@ -22,6 +22,17 @@ const char* name_of(RopeScaling::Kind kind) {
   return "?";
 }
 
+template <class Router, class F>
+void router_fields(Router& r, F&& f) {
+  f("experts", r.experts);
+  f("top_k", r.top_k);
+  f("gate_bias", r.gate_bias);
+  f("gate_noise", r.gate_noise);
+  f("noise_epsilon", r.noise_epsilon);
+  f("softmax_over_all", r.softmax_over_all);
+  f("score_scale", r.score_scale);
+}
+
 /// Calls f(key, member) for every number of a config: the one list that both directions use.
 template <class Config, class F>
 void fields(Config& c, F&& f) {
@@ -44,17 +55,42 @@ void fields(Config& c, F&& f) {
   f("bos_token", c.bos_token);
   f("eos_token", c.eos_token);
   f("pad_token", c.pad_token);
-  f("experts", c.moe.experts);
-  f("top_k", c.moe.top_k);
+  router_fields(c.moe, f);
   f("expert_sizes", c.moe.expert_sizes);
   f("shared_sizes", c.moe.shared_sizes);
   f("shared_gate", c.moe.shared_gate);
   f("shared_scale", c.moe.shared_scale);
-  f("gate_bias", c.moe.gate_bias);
-  f("gate_noise", c.moe.gate_noise);
-  f("noise_epsilon", c.moe.noise_epsilon);
-  f("softmax_over_all", c.moe.softmax_over_all);
-  f("score_scale", c.moe.score_scale);
+}
+
+const char* name_of(AttentionExpert kind) {
+  return kind == AttentionExpert::queries ? "queries" : "heads";
+}
+
+/// What `fields` does not say of a router.
+template <class Json>
+void write_router(Json& j, const RouterConfig& router) {
+  j["selection_bias"] = router.selection_bias;
+  j["gate"] = router.gate == GateKind::linear ? "linear" : "mlp";
+}
+
+void read_router(const json& j, RouterConfig& router) {
+  // Models written before there was such a bias do not say.
+  router.selection_bias = j.value("selection_bias", false);
+  const auto gate = j.at("gate").get<std::string>();
+  MOE_REQUIRE(gate == "linear" || gate == "mlp", "unknown gate '", gate, "'");
+  router.gate = gate == "linear" ? GateKind::linear : GateKind::mlp;
+}
+
+AttentionMoeConfig attention_from(const json& j) {
+  AttentionMoeConfig a;
+  router_fields(a, [&](const char* key, auto& value) { j.at(key).get_to(value); });
+  read_router(j, a);
+  j.at("layers").get_to(a.layers);
+  const auto kind = j.at("kind").get<std::string>();
+  MOE_REQUIRE(kind == "queries" || kind == "heads", "unknown kind '", kind, "' of attention_moe");
+  a.kind = kind == "queries" ? AttentionExpert::queries : AttentionExpert::heads;
+  MOE_REQUIRE(a.experts > 0, "attention_moe has no experts");
+  return a;
 }
 
 }  // namespace
@@ -62,9 +98,16 @@ void fields(Config& c, F&& f) {
 std::string model_config_to_json(const ModelConfig& config) {
   nlohmann::ordered_json j;
   fields(config, [&](const char* key, const auto& value) { j[key] = value; });
-  j["selection_bias"] = config.moe.selection_bias;
+  write_router(j, config.moe);
   j["rope_scaling"] = name_of(config.rope_scaling.kind);
-  j["gate"] = config.moe.gate == GateKind::linear ? "linear" : "mlp";
+  if (config.is_attention_moe()) {
+    const AttentionMoeConfig& a = config.attention_moe;
+    nlohmann::ordered_json& attention = j["attention_moe"];
+    attention["kind"] = name_of(a.kind);
+    attention["layers"] = a.layers;
+    router_fields(a, [&](const char* key, const auto& value) { attention[key] = value; });
+    write_router(attention, a);
+  }
   return j.dump(1) + "\n";
 }
 
@@ -73,17 +116,14 @@ ModelConfig model_config_from_json(const std::string& text, const std::string& w
   try {
     const json j = json::parse(text);
     fields(c, [&](const char* key, auto& value) { j.at(key).get_to(value); });
-    // Models written before there was such a bias do not say.
-    c.moe.selection_bias = j.value("selection_bias", false);
+    read_router(j, c.moe);
+    if (j.contains("attention_moe")) c.attention_moe = attention_from(j.at("attention_moe"));
     const auto rope = j.at("rope_scaling").get<std::string>();
     bool known = false;
     for (const auto kind :
          {RopeScaling::Kind::none, RopeScaling::Kind::linear, RopeScaling::Kind::llama3})
       if (rope == name_of(kind)) c.rope_scaling.kind = kind, known = true;
     MOE_REQUIRE(known, "unknown rope_scaling '", rope, "'");
-    const auto gate = j.at("gate").get<std::string>();
-    MOE_REQUIRE(gate == "linear" || gate == "mlp", "unknown gate '", gate, "'");
-    c.moe.gate = gate == "linear" ? GateKind::linear : GateKind::mlp;
     c.validate();
   } catch (const json::exception& e) {
     throw InputError(str(where, ": ", e.what()));

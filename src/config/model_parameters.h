@@ -21,8 +21,10 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   embed.weight [V, H]
 ///   layers.N.attention_norm.weight [H]
 ///   layers.N.attention.{q,k,v}.weight [heads*d, H]   layers.N.attention.o.weight [H, heads*d]
-///   layers.N.ffn_norm.weight [H]
-///   layers.N.ffn.{gate,up,down}.weight [I, H]                      dense FFN
+///   layers.N.attention.router.* like layers.N.router.*              experts in the attention
+///   layers.N.attention.experts.{q,o}.weight [heads*d, H]           of routed queries: no q, o
+///   above layers.N.attention.experts.{k,v}.weight [E*kv_heads_e*d, H]    of routed heads: no k, v
+///   either layers.N.ffn_norm.weight [H] layers.N.ffn.{gate,up,down}.weight [I, H] dense FFN
 ///   layers.N.experts.{gate,up,down}.weight [sum of sizes, H]       experts, one after the other
 ///   layers.N.shared.{gate,up,down}.weight [sum of sizes, H]        shared experts
 ///   layers.N.shared_router.weight [shared experts, H]              with shared_gate
@@ -35,7 +37,10 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   head.weight [V, H]                                             unless tied
 ///
 /// FFN weights are neuron-major: row n of gate, up and down belongs to neuron n, so `down` is the
-/// transpose of Hugging Face's down_proj.
+/// transpose of Hugging Face's down_proj. Experts of the attention lie one after the other in the
+/// same way, head by head: row n of o belongs to output n of the heads, so it is the transpose of
+/// the dense o. They stand on every rank, and each has kv_heads_e (ModelConfig::expert_kv_heads)
+/// key/value heads.
 struct ParameterSpec {
   std::string name;
   std::vector<std::int64_t> shape;
@@ -48,6 +53,8 @@ struct ParameterSpec {
   /// Gradient descent changes it. Others are set by rules of their own; they are replicated and
   /// kept in the accumulator's type, so that bf16 never rounds them.
   bool trained = true;
+  /// The share of it that one token uses (ParameterCounts::activated).
+  double activated = 1;
 };
 
 /// Gives rows [first, first + count) of a parameter, in any floating-point type: how model folders,
