@@ -53,15 +53,19 @@ std::vector<Variable> recompute(const Block& block, std::span<const Variable> in
   all.insert(all.end(), parameters.begin(), parameters.end());
   const std::size_t n = all.size();
   std::vector<Tensor> values;
-  for (const Variable& v : inputs) values.push_back(v.value);
+  std::vector<bool> wanted;
+  for (const Variable& v : inputs) {
+    values.push_back(v.value);
+    wanted.push_back(v.wants_gradient());
+  }
 
   return record(
       "recompute", all, std::move(outputs),
-      [block, decisions, values, n](std::span<const Tensor> dy) {
+      [block, decisions, values, wanted, n](std::span<const Tensor> dy) {
         DecisionScope scope(*decisions);
         std::vector<Variable> leaves;
-        for (const Tensor& v : values)
-          leaves.push_back(is_float(v.dtype()) ? Variable::leaf(v) : Variable::constant(v));
+        for (std::size_t i = 0; i < values.size(); ++i)
+          leaves.push_back(wanted[i] ? Variable::leaf(values[i]) : Variable::constant(values[i]));
         Tape tape;
         const std::vector<Variable> again = block(leaves);
         tape.backward(again, dy);

@@ -9,6 +9,7 @@
 #include <iterator>
 #include <set>
 
+#include "config/parameter_families.h"
 #include "core/error.h"
 
 namespace moe {
@@ -183,6 +184,9 @@ ConfigSection keys_of_train(TrainConfig::Train& c) {
        "write checkpoints from a copy in memory while training goes on; false: stand still and "
        "need "
        "no copy"},
+      {"freeze", &c.freeze,
+       "families of parameters that stay as they are, to the bit: embeddings, norms, attention, "
+       "router, experts, shared, ffn"},
   }};
 }
 
@@ -334,6 +338,12 @@ void TrainConfig::validate() const {
   at_least("train.keep_every", train.keep_every, 0);
   MOE_REQUIRE(train.eval_every == 0 || !data.held_out.empty(),
               "train.eval_every is set but data.held_out names no domain");
+
+  require_families(train.freeze, "train.freeze");
+  MOE_REQUIRE(router.bias_update_rate == 0 ||
+                  std::ranges::find(train.freeze, "router") == train.freeze.end(),
+              "train.freeze holds the router, which router.bias_update_rate would change: set the "
+              "rate to 0, or do not freeze the router");
 
   at_least("guard.max_skipped", guard.max_skipped, 1);
   at_least("guard.max_rollbacks", guard.max_rollbacks, 0);

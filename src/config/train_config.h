@@ -92,6 +92,7 @@ struct TrainConfig {
     std::int64_t keep_last = 2;
     std::int64_t keep_every = 0;
     bool async_checkpoints = true;
+    std::vector<std::string> freeze;
   } train;
 
   struct Guard {

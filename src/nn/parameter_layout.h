@@ -3,6 +3,8 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "config/model_parameters.h"
@@ -14,6 +16,7 @@ struct HeldParameter {
   ParameterSpec spec;
   std::int64_t first_row = 0;  // of the whole parameter
   Shape shape;                 // [rows held, ...]
+  bool trained = true;         // by gradient descent in this run: spec.trained and not frozen
   std::int64_t offset = 0;     // of a trained parameter's first element, see ParameterLayout
 
   const std::string& name() const { return spec.name; }
@@ -31,8 +34,10 @@ struct HeldParameter {
 /// What lies between them belongs to nobody.
 class ParameterLayout {
  public:
-  /// Throws InputError when ep exceeds the number of experts.
-  ParameterLayout(const ModelConfig& config, int expert_rank, int ep);
+  /// `frozen`: families (config/parameter_families.h) that are not trained. Throws InputError when
+  /// ep exceeds the number of experts.
+  ParameterLayout(const ModelConfig& config, int expert_rank, int ep,
+                  std::span<const std::string> frozen = {});
 
   const std::vector<HeldParameter>& all() const { return parameters_; }
   /// Length of the piece of a placement.

@@ -17,17 +17,18 @@ std::uint64_t hash_of(const std::string& text) {  // FNV-1a
 }  // namespace
 
 ParameterStore::ParameterStore(const ModelConfig& config, DType dtype, int expert_rank, int ep,
-                               Device device)
-    : dtype_(dtype), device_(device), layout_(config, expert_rank, ep) {
+                               Device device, std::span<const std::string> frozen)
+    : dtype_(dtype), device_(device), layout_(config, expert_rank, ep, frozen) {
   MemoryScope scope(MemoryKind::weights);
   for (const Placement placement : {Placement::replicated, Placement::expert})
     flat_[std::size_t(placement)] = Tensor::empty({layout_.elements(placement)}, dtype, device);
   for (const HeldParameter& p : layout_.all()) {
     index_[p.name()] = parameters_.size();
+    const DType type = p.spec.trained ? dtype : accumulator(dtype);
     parameters_.push_back(
-        {p, p.spec.trained
+        {p, p.trained
                 ? Variable::leaf(flat(p.spec.placement).slice(p.offset, p.size()).view(p.shape))
-                : Variable::constant(Tensor::empty(p.shape, accumulator(dtype), device))});
+                : Variable::constant(Tensor::empty(p.shape, type, device))});
   }
 }
 

@@ -19,10 +19,10 @@ struct Parameter : HeldParameter {
 /// A model's parameters as a flat, ordered, named list, as this rank holds them.
 class ParameterStore {
  public:
-  /// Values are undefined until load(). dtype: f32, bf16 or f64. Throws InputError when ep exceeds
-  /// the number of experts.
+  /// Values are undefined until load(). dtype: f32, bf16 or f64. `frozen`: see ParameterLayout.
+  /// Throws InputError when ep exceeds the number of experts.
   ParameterStore(const ModelConfig& config, DType dtype, int expert_rank = 0, int ep = 1,
-                 Device device = Device::cpu);
+                 Device device = Device::cpu, std::span<const std::string> frozen = {});
 
   /// Asks for the rows this rank holds, and converts them to the store's type.
   void load(const ParameterRows& rows);

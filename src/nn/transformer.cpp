@@ -70,7 +70,7 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
     for (std::size_t i = 0; i < parameter_count_; ++i) {
       const Parameter& p = parameters.all()[i];
       if (!p.name().starts_with(prefix)) continue;
-      if (p.spec.trained) layer.parameters.push_back(p.variable);
+      if (p.trained) layer.parameters.push_back(p.variable);
       layer.parameters_end = i + 1;
     }
     layers_.push_back(std::move(layer));

@@ -189,21 +189,23 @@ Variable exchange_experts(const Variable& x, const Variable& gate, const Variabl
   std::vector<Chunk> chunks = plan(all, counts, weights, neuron_offsets, group.rank());
   Tensor y = Journey{chunks, group, layer, "dispatch", "experts", "combine"}.run(
       x.value,
-      [](Chunk& c, const Tensor& rows) {
-        c.input = rows;
+      [wants_dw = gate.wants_gradient()](Chunk& c, const Tensor& rows) {
+        if (wants_dw) c.input = rows;
         return c.experts->forward(rows);
       },
       [](Chunk&) {});
   return record(
       "exchange_experts", {x, gate, up, down}, std::move(y),
-      [chunks = std::move(chunks), &group, layer,
-       w = gate.value](std::span<const Tensor> dy) mutable {
-        ExpertMatrices dw = gradients_like(w);
+      [chunks = std::move(chunks), &group, layer, w = gate.value,
+       wants_dw = gate.wants_gradient()](std::span<const Tensor> dy) mutable {
+        ExpertMatrices dw;
+        if (wants_dw) dw = gradients_like(w);
         const Journey journey{
             chunks, group, layer, "combine gradient", "experts backward", "dispatch gradient"};
         Tensor dx = journey.run(
             dy[0], [](Chunk& c, const Tensor& rows) { return c.experts->input_gradient(rows); },
             [&](Chunk& c) {
+              if (!wants_dw) return;
               ExpertMatrices part = dw.slice(c.first_neuron, c.neurons);
               c.experts->weight_gradients(part, std::exchange(c.input, {}));
             });

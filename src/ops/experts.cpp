@@ -72,14 +72,15 @@ Variable expert_ffn(const Variable& x, const Variable& gate, const Variable& up,
   ExpertPass pass({gate.value, up.value, down.value}, std::move(row_offsets),
                   std::move(neuron_offsets));
   Tensor y = pass.forward(x.value);
-  return record(
-      "expert_ffn", {x, gate, up, down}, std::move(y),
-      [pass = std::move(pass), kept = Kept(x), w = gate.value](std::span<const Tensor> dy) mutable {
-        Tensor dx = pass.input_gradient(dy[0]);
-        ExpertMatrices dw = gradients_like(w);
-        pass.weight_gradients(dw, kept.take());
-        return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};
-      });
+  return record("expert_ffn", {x, gate, up, down}, std::move(y),
+                [pass = std::move(pass), kept = Kept(x), w = gate.value,
+                 wants_dw = gate.wants_gradient()](std::span<const Tensor> dy) mutable {
+                  Tensor dx = pass.input_gradient(dy[0]);
+                  if (!wants_dw) return std::vector<Tensor>{dx, {}, {}, {}};
+                  ExpertMatrices dw = gradients_like(w);
+                  pass.weight_gradients(dw, kept.take());
+                  return std::vector<Tensor>{dx, dw.gate, dw.up, dw.down};
+                });
 }
 
 }  // namespace moe::ops

@@ -48,7 +48,8 @@ class ExpertPass {
   Tensor dy_, activation_;  // after input_gradient, when gate_ and up_ hold their gradients
 };
 
-/// ExpertPass as an op. A dense FFN is one expert.
+/// ExpertPass as an op. A dense FFN is one expert. The three matrices want gradients together or
+/// not at all.
 Variable expert_ffn(const Variable& x, const Variable& gate, const Variable& up,
                     const Variable& down, std::vector<std::int64_t> row_offsets,
                     std::vector<std::int64_t> neuron_offsets);

@@ -34,7 +34,7 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
   Tensor token_loss = Tensor::empty({rows}, acc, xv.device());
   Tensor dx, dw;
   if (gradients) {
-    dx = empty_like(xv);
+    if (x.wants_gradient()) dx = empty_like(xv);
     if (head.wants_gradient()) dw = Tensor::empty(w.shape(), acc, w.device());
     if (rows == 0 && dw.defined()) device.fill(dw, 0);
   }
@@ -53,8 +53,10 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
       dlogits = Tensor::empty(logits.shape(), xv.dtype(), xv.device());
       device.cast(dlogits, logits);
     }
-    Tensor dxc = dx.slice(first, n);
-    device.gemm(dxc, dlogits, false, w, false, 0);
+    if (dx.defined()) {
+      Tensor dxc = dx.slice(first, n);
+      device.gemm(dxc, dlogits, false, w, false, 0);
+    }
     if (dw.defined()) device.gemm(dw, dlogits, true, xc, false, first == 0 ? 0 : 1);
   }
   Tensor total = Tensor::empty({1}, acc, xv.device());
@@ -63,7 +65,7 @@ CrossEntropy linear_cross_entropy(const Variable& x, const Variable& head, const
 
   Variable loss =
       record("linear_cross_entropy", {x, head}, total, [dx, dw](std::span<const Tensor> dloss) {
-        return std::vector<Tensor>{scaled_by(dx, dloss[0]),
+        return std::vector<Tensor>{dx.defined() ? scaled_by(dx, dloss[0]) : dx,
                                    dw.defined() ? scaled_by(dw, dloss[0]) : dw};
       });
   return {loss, token_loss};

@@ -62,7 +62,7 @@ BucketPlan::BucketPlan(const ParameterLayout& layout, const GridPosition& positi
     filled[kind] = 0;
   };
   for (std::size_t i = all.size(); i-- > 0;) {
-    if (!all[i].spec.trained) continue;
+    if (!all[i].trained) continue;
     const auto kind = std::size_t(all[i].spec.placement);
     if (open[kind].parameters.empty()) open[kind].first = all[i].offset;
     open[kind].parameters.push_back(i);

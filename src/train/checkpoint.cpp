@@ -116,6 +116,8 @@ CheckpointTexts CheckpointReader::texts() const {
 ModelConfig CheckpointReader::model_config() const { return state_->model(); }
 const std::vector<CheckpointTensor>& CheckpointReader::tensors() const { return state_->tensors; }
 
+bool CheckpointReader::has(const std::string& name) const { return state_->index.contains(name); }
+
 const CheckpointTensor& CheckpointReader::tensor(const std::string& name) const {
   (void)state_->find(name);
   return state_->tensors[state_->index.at(name)];

@@ -47,6 +47,7 @@ class CheckpointReader {
   std::string state_json() const;
   ModelConfig model_config() const;
   const std::vector<CheckpointTensor>& tensors() const;
+  bool has(const std::string& name) const;
   /// Throws InputError when there is none of that name.
   const CheckpointTensor& tensor(const std::string& name) const;
 

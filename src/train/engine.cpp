@@ -35,15 +35,18 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
     : config_(config),
       options_(options),
       grid_(grid),
-      parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep(), options.device) {
+      parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep(), options.device,
+                  options.freeze) {
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
   const DType acc = accumulator(options.dtype);
   plan_ = std::make_unique<BucketPlan>(parameters_.layout(), grid_.position(), acc,
                                        options.bucket_part_bytes, options.zero);
   gradients_ = std::make_unique<GradientBuckets>(
       parameters_, *plan_, grid_, acc == DType::f64 ? acc : options.gradient_transport);
-  if (!options.gradients_only)
+  if (!options.gradients_only) {
     optimizer_ = std::make_unique<AdamW>(parameters_, *plan_, options.optimizer);
+    frozen_ = std::make_unique<FrozenMasters>(parameters_, grid_);
+  }
   gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
   if (config_.is_moe())
@@ -57,7 +60,9 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
 
 void Engine::load_weights(const ParameterRows& rows) {
   parameters().load(rows);
-  if (optimizer_) optimizer_->load_masters(rows);
+  if (!optimizer_) return;
+  optimizer_->load_masters(rows);
+  frozen_->load(rows);
 }
 
 ParameterStore& Engine::parameters() {

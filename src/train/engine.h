@@ -13,6 +13,7 @@
 #include "data/token_stream.h"
 #include "nn/transformer.h"
 #include "optim/adamw.h"
+#include "optim/frozen_masters.h"
 #include "optim/gradients.h"
 #include "optim/weight_gather.h"
 
@@ -55,7 +56,8 @@ struct EngineOptions {
   bool zero = false;  // each rank keeps its share of the optimiser's state alone
   DType gradient_transport = DType::f32;  // or bf16, with zero; f64 models send f64
   Recompute recompute = Recompute::none;
-  bool gradients_only = false;  // no optimiser: update() is not for this engine
+  bool gradients_only = false;      // no optimiser: update() is not for this engine
+  std::vector<std::string> freeze;  // families of parameters that stay as they are
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
   RouterOptions router;
@@ -93,6 +95,7 @@ class Engine {
   GradientBuckets& gradients() { return *gradients_; }
   const BucketPlan& buckets() const { return *plan_; }
   AdamW& optimizer() { return *optimizer_; }
+  const FrozenMasters& frozen() const { return *frozen_; }
   const ProcessGrid& grid() const { return grid_; }
 
   /// i64[layers, E]: the expert counts of the last step that updated weights, part of a checkpoint;
@@ -110,6 +113,7 @@ class Engine {
   std::unique_ptr<BucketPlan> plan_;
   std::unique_ptr<GradientBuckets> gradients_;
   std::unique_ptr<AdamW> optimizer_;
+  std::unique_ptr<FrozenMasters> frozen_;
   std::unique_ptr<WeightGather> gather_;
   Tensor previous_counts_;  // i64[layers, E]: StepResult::loads of the last step, ones at first
 };

@@ -26,7 +26,7 @@ BucketPlan bucket_plan(const TrainConfig& c, const ParameterLayout& layout,
 
 RankMemory memory_of(const TrainConfig& c, const ModelConfig& m, const GridPosition& position,
                      std::int64_t micro_tokens, std::int64_t received) {
-  const ParameterLayout layout(m, position.expert_rank(), position.ep);
+  const ParameterLayout layout(m, position.expert_rank(), position.ep, c.train.freeze);
   const DType type = c.model.dtype, acc = accumulator(type);
   const std::int64_t elements =
       layout.elements(Placement::replicated) + layout.elements(Placement::expert);
@@ -49,9 +49,23 @@ RankMemory memory_of(const TrainConfig& c, const ModelConfig& m, const GridPosit
             : share_of(o.rows, position.holder_rank(placement), position.holders(placement)).count;
     if (copies) memory.snapshot += saved * cols * 3 * bytes(acc);
   }
+  for (const HeldParameter& p : layout.all()) {
+    if (p.trained || !p.spec.trained) continue;
+    const Placement placement = p.spec.placement;
+    const std::int64_t saved =
+        p.cols() *
+        share_of(p.rows(), position.holder_rank(placement), position.holders(placement)).count;
+    memory.weights += p.size() * bytes(type);
+    if (type != acc) memory.optimizer += saved * bytes(acc);
+    if (copies) memory.snapshot += saved * bytes(acc);
+  }
   memory.activations =
       activation_bytes(c, m, micro_tokens, received, position.expert_rank(), position.ep);
   return memory;
+}
+
+bool trains(const TrainConfig& c, const char* family) {
+  return std::ranges::find(c.train.freeze, family) == c.train.freeze.end();
 }
 
 /// Activations of one layer.
@@ -73,8 +87,8 @@ LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t 
            tokens * ((2 * width + 2 * m.kv_heads * m.head_dim) * s + m.heads * a);
   if (!m.is_moe_layer(layer)) {
     l.kept += tokens * 2 * m.intermediate_size * s;
-    l.working =
-        tokens * (m.intermediate_size * s + 3 * row) + 3 * m.intermediate_size * m.hidden_size * a;
+    l.working = tokens * (m.intermediate_size * s + 3 * row) +
+                (trains(c, "ffn") ? 3 * m.intermediate_size * m.hidden_size * a : 0);
     return l;
   }
 
@@ -91,7 +105,7 @@ LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t 
   const std::int64_t rows_kept = ep == 1 && cheap ? 0 : received * row;
   l.kept += rows_kept + received * 2 * neurons * s + tokens * k * row;
   l.working = received * (neurons * s + 2 * row) + tokens * (k + 1) * row +
-              3 * own_neurons * m.hidden_size * a;
+              (trains(c, "experts") ? 3 * own_neurons * m.hidden_size * a : 0);
   const std::vector<std::int64_t> shared = m.layer_shared_sizes(layer);
   if (!shared.empty()) {
     const auto number = std::int64_t(shared.size());
@@ -119,7 +133,8 @@ std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::i
   const std::int64_t logits =
       std::min(tokens, std::max<std::int64_t>(16, (32 << 20) / (m.vocab_size * a)));
   const std::int64_t head = logits * m.vocab_size * (s == a ? a : a + s) +
-                            m.vocab_size * m.hidden_size * a + tokens * row;
+                            (trains(c, "embeddings") ? m.vocab_size * m.hidden_size * a : 0) +
+                            tokens * row;
   return kept + std::max(working, head);
 }
 
@@ -138,6 +153,7 @@ RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
   const ParameterCounts count = count_parameters(m);
   plan.parameters = count.total;
   plan.activated = count.activated;
+  plan.frozen = plan_frozen(c.train.freeze, m);
   plan.tokens = c.batch.global * c.data.sequence_length;
   plan.micro_batches = (sequences + c.batch.micro - 1) / c.batch.micro;
   for (int e = 0; e < ep; ++e) {
@@ -166,7 +182,7 @@ RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
   add("combine gradient", "expert", ep, exchanges, travelling);
   add("dispatch gradient", "expert", ep, exchanges, travelling);
 
-  const ParameterLayout layout(m, 0, ep);
+  const ParameterLayout layout(m, 0, ep, c.train.freeze);
   const BucketPlan buckets = bucket_plan(c, layout, {0, ranks, ep});
   for (const Placement p : {Placement::replicated, Placement::expert}) {
     const bool world = p == Placement::replicated;
@@ -212,6 +228,7 @@ std::string to_text(const RunPlan& plan) {
   text +=
       fmt::format("{} parameters, {} activated per token\n",
                   readable_count(double(plan.parameters)), readable_count(double(plan.activated)));
+  if (plan.frozen.frozen > 0) text += to_text(plan.frozen) + "\n";
   text += fmt::format("{} tokens a step, {} micro-batches per rank\n",
                       readable_count(double(plan.tokens)), plan.micro_batches);
 

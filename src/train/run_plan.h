@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "config/parameter_families.h"
 #include "config/train_config.h"
 
 namespace moe {
@@ -13,7 +14,8 @@ namespace moe {
 struct RankMemory {
   std::int64_t weights = 0;      // and the tables of rotary positions
   std::int64_t gradients = 0;    // and, where they travel as bf16, all buckets on their way at once
-  std::int64_t optimizer = 0;    // masters of bf16 weights and both moments, of the rows it owns
+  std::int64_t optimizer = 0;    // masters of bf16 weights and both moments, of the rows it owns;
+                                 // of frozen ones what bf16 drops
   std::int64_t activations = 0;  // estimate of the peak, routing balanced
   std::int64_t snapshot = 0;     // copy that checkpoints are written from while training goes on
   std::int64_t total() const { return weights + gradients + optimizer + activations + snapshot; }
@@ -32,6 +34,7 @@ struct PlannedCollective {
 struct RunPlan {
   int ranks = 1, ep = 1;
   std::int64_t parameters = 0, activated = 0;
+  FrozenPlan frozen;
   std::int64_t tokens = 0, micro_batches = 0;  // of a step; of a rank and step
   std::vector<RankMemory> memory;              // by expert rank, of the data group's first rank
   std::vector<PlannedCollective> collectives;

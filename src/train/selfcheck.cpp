@@ -169,7 +169,7 @@ std::vector<Difference> compare(Engine& grid_engine, Alone* alone, const Batch& 
   const std::vector<Parameter>& parameters = grid_engine.parameters().all();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const Parameter& p = parameters[i];
-    if (!p.spec.trained) continue;
+    if (!p.trained) continue;
     const Tensor mine = grid_engine.gradients().gradient(i).to(Device::cpu);
     const Tensor reference = alone ? alone->engine.gradients().gradient(i).to(Device::cpu)
                                    : Tensor::empty(p.spec.shape, mine.dtype());

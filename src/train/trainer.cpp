@@ -39,6 +39,7 @@ EngineOptions engine_options(const TrainConfig& c, Device device) {
   o.zero = c.parallel.zero;
   o.gradient_transport = c.parallel.gradient_dtype;
   o.recompute = c.parallel.recompute;
+  o.freeze = c.train.freeze;
   o.domains = std::int64_t(c.data.train.size());
   o.optimizer = c.optimizer;
   o.router = c.router;
@@ -75,6 +76,7 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   } else {
     std::tie(model, weights) = starting_point(config_);
   }
+  frozen_ = plan_frozen(config_.train.freeze, model);
   MOE_REQUIRE(config_.data.sequence_length <= model.max_positions, "data.sequence_length is ",
               config_.data.sequence_length, ", beyond the model's ", model.max_positions,
               " positions");
@@ -186,6 +188,7 @@ void Trainer::print_start() const {
     log_info("{} layers, hidden {}, dense: {:.4g} M parameters", m.layers, m.hidden_size,
              double(count.total) / 1e6);
   }
+  if (frozen_.frozen > 0) log_info("{}", to_text(frozen_));
   const std::int64_t tokens = config_.batch.global * config_.data.sequence_length;
   log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
            config_.batch.global, config_.data.sequence_length, tokens, progress_.step + 1,

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "config/parameter_families.h"
 #include "config/train_config.h"
 #include "data/held_out.h"
 #include "data/loader.h"
@@ -87,6 +88,7 @@ class Trainer {
   const StartOptions start_;
   Communicator& world_;
   const ProcessGrid grid_;
+  FrozenPlan frozen_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<BatchFeed> feed_;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_state.h"
 
-#include <algorithm>
+#include <utility>
+
+#include "kernels/backend.h"
 
 namespace moe {
 namespace {
@@ -33,6 +35,8 @@ std::vector<TensorRows> state_to_save(Engine& engine) {
     add("adam_m/", s.m);
     add("adam_v/", s.v);
   }
+  for (const FrozenMasters::Rows& r : engine.frozen().rows())
+    list.push_back(rows_of("weights/", parameters[r.parameter], r.first, r.value));
   const Communicator& world = engine.grid().world();
   for (const Parameter& p : parameters) {
     if (p.spec.trained) continue;
@@ -51,14 +55,16 @@ std::vector<TensorRows> state_to_save(Engine& engine) {
 void load_moments_and_counts(Engine& engine, const CheckpointReader& reader) {
   for (const AdamW::State& s : engine.optimizer().states()) {
     const Parameter& p = engine.parameters().all()[s.rows.parameter];
-    reader.read_into(rows_of("adam_m/", p, s.rows.first, s.m));
-    reader.read_into(rows_of("adam_v/", p, s.rows.first, s.v));
+    for (auto [kind, moment] : {std::pair("adam_m/", s.m), std::pair("adam_v/", s.v)}) {
+      if (reader.has(kind + p.name()))
+        reader.read_into(rows_of(kind, p, s.rows.first, moment));
+      else
+        backend(moment.device()).fill(moment, 0);
+    }
   }
   const Tensor& counts = engine.previous_counts();
-  const bool saved = std::ranges::any_of(
-      reader.tensors(), [](const CheckpointTensor& t) { return t.name == kPreviousCounts; });
   if (!counts.defined()) return;
-  if (saved)
+  if (reader.has(kPreviousCounts))
     reader.read_into({kPreviousCounts, counts.shape(), 0, counts});
   else
     counts.copy_from(Tensor::of<std::int64_t>(

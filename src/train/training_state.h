@@ -10,7 +10,7 @@
 namespace moe {
 
 /// The tensors of a training state, by the names they have in checkpoints: "weights/P" (masters),
-/// "adam_m/P" and "adam_v/P" of every trained parameter P, "weights/P" of the others, and
+/// "adam_m/P" and "adam_v/P" of every trained parameter P, "weights/P" alone of the others, and
 /// "router/previous_counts" (Engine::previous_counts) of a model with experts. Views of the
 /// engine's own memory: of each row that several ranks hold, one rank's. Over all ranks every row
 /// comes exactly once.
@@ -20,7 +20,8 @@ std::vector<TensorRows> state_to_save(Engine& engine);
 ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader);
 
 /// Reads what is not weights: the moments of the rows that this rank's optimiser owns, and the
-/// routers' counts, which start anew where a checkpoint has none. With Engine::load_weights this
+/// routers' counts. Both start anew where a checkpoint has none: what was frozen in the run that
+/// saved it has no moments. With Engine::load_weights this
 /// brings the whole state back. Throws InputError when the checkpoint is of another model.
 void load_moments_and_counts(Engine& engine, const CheckpointReader& reader);
 

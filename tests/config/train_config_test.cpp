@@ -113,6 +113,9 @@ TEST(TrainConfig, ValidationNamesTheKey) {
       {"parallel.bucket_mb=0", "parallel.bucket_mb must be positive, is 0"},
       {"parallel={zero: false, gradient_dtype: bf16}",
        "parallel.gradient_dtype bf16 needs parallel.zero and a model.dtype of f32 or bf16"},
+      {"train.freeze=[router, gate]",
+       "train.freeze: 'gate' is no family of parameters: there are embeddings, norms, attention, "
+       "router, experts, shared and ffn"},
       {"optimizer.learning_rate=0", "optimizer.learning_rate must be positive, is 0"},
       {"optimizer.beta2=1", "optimizer.beta2 must lie in [0, 1), is 1"},
       {"schedule.floor=1.5", "schedule.floor must lie in [0, 1], is 1.5"},

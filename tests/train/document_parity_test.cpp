@@ -50,7 +50,7 @@ Gradients gradients(const ModelConfig& config, const EngineOptions& options, con
   Gradients g{engine.compute_gradients(batch, counts, 1).loss, {}};
   for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
     const Parameter& p = engine.parameters().all()[i];
-    if (p.spec.trained) g.of[p.name()] = to_f64(engine.gradients().gradient(i)).clone();
+    if (p.trained) g.of[p.name()] = to_f64(engine.gradients().gradient(i)).clone();
   }
   return g;
 }

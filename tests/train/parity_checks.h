@@ -157,7 +157,7 @@ inline Outcome run_job(Communicator& world, int ep, const ModelConfig& config,
     engine.gradients().gather();
     for (std::size_t i = 0; i < engine.parameters().all().size(); ++i) {
       const Parameter& p = engine.parameters().all()[i];
-      if (!p.spec.trained) continue;
+      if (!p.trained) continue;
       out.gradients[p.name()] = {p.first_row, to_f64(engine.gradients().gradient(i))};
     }
   }

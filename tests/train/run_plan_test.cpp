@@ -35,11 +35,14 @@ ModelConfig wide_model() {
 
 std::int64_t live(MemoryKind kind) { return memory_account().live[std::size_t(kind)]; }
 
-class PlannedMemory : public ::testing::TestWithParam<std::tuple<int, bool, DType>> {};
+using Families = std::vector<std::string>;
+
+class PlannedMemory : public ::testing::TestWithParam<std::tuple<int, bool, DType, Families>> {};
 
 TEST_P(PlannedMemory, IsWhatTheEnginesOfAllRanksTake) {
-  const auto [ep, zero, dtype] = GetParam();
+  const auto [ep, zero, dtype, freeze] = GetParam();
   TrainConfig c = config_of(ep);
+  c.train.freeze = freeze;
   c.model.dtype = dtype;
   c.parallel.zero = zero;
   const ModelConfig model = wide_model();
@@ -54,10 +57,11 @@ TEST_P(PlannedMemory, IsWhatTheEnginesOfAllRanksTake) {
   }
   const std::int64_t weights = live(MemoryKind::weights), gradients = live(MemoryKind::gradients),
                      optimizer = live(MemoryKind::optimizer);
-  run_ranks(4, [&, ep = ep, zero = zero, dtype = dtype](Communicator& world) {
+  run_ranks(4, [&, ep = ep, zero = zero, dtype = dtype, freeze = freeze](Communicator& world) {
     const ProcessGrid grid(world, ep);
     EngineOptions o = parity_options(dtype);
     o.zero = zero;
+    o.freeze = freeze;
     o.bucket_part_bytes = 4000;
     const Engine engine(model, o, grid, parity_weights(model));
     world.barrier().wait();
@@ -75,7 +79,9 @@ TEST_P(PlannedMemory, IsWhatTheEnginesOfAllRanksTake) {
 }
 INSTANTIATE_TEST_SUITE_P(Layouts, PlannedMemory,
                          ::testing::Combine(::testing::Values(1, 2, 4), ::testing::Bool(),
-                                            ::testing::Values(DType::f32, DType::bf16)));
+                                            ::testing::Values(DType::f32, DType::bf16),
+                                            ::testing::Values(Families{},
+                                                              Families{"experts", "attention"})));
 
 TEST(RunPlan, ZeroDividesTheOptimizerByTheRanks) {
   TrainConfig c = config_of(2);
