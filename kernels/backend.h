@@ -43,6 +43,20 @@ struct AttentionShape {
   std::int64_t batch, q_length, kv_length, heads, kv_heads, head_dim;
 };
 
+/// Attention of rows of queries that each see a span of the key rows. The rows lie in runs, one for
+/// each group and segment, group-major; a segment's keys are what the runs of all groups see of it.
+struct SpanAttentionShape {
+  std::int64_t groups, segments, heads, kv_heads, head_dim;  // heads, kv_heads: of a row
+};
+
+/// Which keys each row of queries sees. Within a run neither `begin` nor `end` ever falls. Runs and
+/// segments may be empty.
+struct AttentionSpans {
+  Tensor begin, end;     // i32[rows]: row r sees the key rows [begin[r], end[r]), at least one
+  Tensor query_offsets;  // i32[groups * segments + 1]: the rows of each run, group-major
+  Tensor key_offsets;    // i32[segments + 1]: the key rows of each segment, 0 to all of them
+};
+
 /// How the scores of the chosen experts become weights (docs/numerics.md).
 enum class RouterWeights : std::uint8_t {
   softmax_of_chosen,  // softmax over the k chosen logits: LLaMA-MoE, Mixtral
@@ -139,10 +153,10 @@ class Backend {
   /// head's vector x of length d and angle a_j of position p and pair j < d/2:
   ///   y[j] = x[j] cos a - x[j+d/2] sin a,   y[j+d/2] = x[j+d/2] cos a + x[j] sin a.
   /// x, y: T[rows, heads * d] (y may be x); cos, sin: acc[positions, d/2]. Row r has position
-  /// first_position + r % length - starts[r]; starts: i32[rows], undefined = all 0. `inverse`
-  /// rotates back: the gradient.
+  /// positions[r]; positions: i32[rows], undefined = first_position + r % length. `inverse` rotates
+  /// back: the gradient.
   virtual void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin,
-                    const Tensor& starts, std::int64_t heads, std::int64_t length,
+                    const Tensor& positions, std::int64_t heads, std::int64_t length,
                     std::int64_t first_position, bool inverse) = 0;
   /// y[i,:] = table[ids[i],:], zeros where ids[i] < 0. table: T[vocabulary, H].
   virtual void embedding_forward(Tensor& y, const Tensor& table, const Tensor& ids) = 0;
@@ -162,6 +176,34 @@ class Backend {
                                   const Tensor& q, const Tensor& k, const Tensor& v,
                                   const Tensor& out, const Tensor& lse, const Tensor& starts,
                                   const AttentionShape& shape) = 0;
+
+  // ---- attention of routed tokens: the rows are (token, slot) pairs sorted by expert, then token
+  // --
+  /// offsets[e * segments + s] = the rows of all (expert, segment) before (e, s), then of all.
+  /// counts: i64[segments, E], as count_experts writes them; offsets: i32[E * segments + 1].
+  virtual void segment_offsets(Tensor& offsets, const Tensor& counts) = 0;
+  /// Of row r, which is of token t = row_to_slot[r] / k in the sequence of tokens t / length:
+  /// positions[r] = t % length - starts[t], its place in its document. What it sees: without
+  /// `offsets` the keys are all tokens, [begin[r], end[r]) = [t - positions[r], t + 1). With those
+  /// of segment_offsets for segments of a sequence each, the keys are the rows, end[r] = r + 1, and
+  /// begin[r] is the first row of r's run with a token of t's document. begin, end, positions:
+  /// i32[rows]; row_to_slot: i32[rows]; starts: i32[tokens], undefined = all 0.
+  virtual void attention_spans(Tensor& begin, Tensor& end, Tensor& positions,
+                               const Tensor& row_to_slot, std::int64_t k, const Tensor& starts,
+                               std::int64_t length, const Tensor& offsets) = 0;
+  /// out = softmax(q k^T / sqrt(head_dim)) v per head over each row's span, head h reading
+  /// key/value head h / (heads/kv_heads). q, out: T[rows, heads*head_dim]; k, v: T[keys,
+  /// kv_heads*head_dim]; lse: acc[rows, heads]. Working memory grows with the longest segment and
+  /// run, not with their product.
+  virtual void span_attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
+                                      const Tensor& v, const AttentionSpans& spans,
+                                      const SpanAttentionShape& shape) = 0;
+  /// Keys that nobody sees get zeros. dk and dv are sums over the groups in their order.
+  virtual void span_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,
+                                       const Tensor& q, const Tensor& k, const Tensor& v,
+                                       const Tensor& out, const Tensor& lse,
+                                       const AttentionSpans& spans,
+                                       const SpanAttentionShape& shape) = 0;
 
   // ---- loss -----------------------------------------------------------------------------------
   /// loss[i] = logsumexp(logits[i,:]) - logits[i, labels[i]], 0 where labels[i] < 0. When

@@ -5,7 +5,7 @@
 namespace moe {
 
 void CpuBackend::rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin,
-                      const Tensor& starts, std::int64_t heads, std::int64_t length,
+                      const Tensor& positions, std::int64_t heads, std::int64_t length,
                       std::int64_t first_position, bool inverse) {
   const std::int64_t rows = x.rows(), cols = x.cols(), half = cols / heads / 2;
   for_float(x.dtype(), [&]<class T>(T) {
@@ -13,11 +13,11 @@ void CpuBackend::rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tenso
     T* py = y.data<T>();
     const T* px = x.data<T>();
     const A *pc = cos.data<A>(), *ps = sin.data<A>();
-    const std::int32_t* begins = starts.defined() ? starts.data<std::int32_t>() : nullptr;
+    const std::int32_t* places = positions.defined() ? positions.data<std::int32_t>() : nullptr;
     const A direction = inverse ? A(-1) : A(1);
     parallel_for(rows, row_grain(cols), [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
-        const std::int64_t position = first_position + r % length - (begins ? begins[r] : 0);
+        const std::int64_t position = places ? places[r] : first_position + r % length;
         const A *c = pc + position * half, *s = ps + position * half;
         for (std::int64_t h = 0; h < heads; ++h) {
           const T* xh = px + r * cols + h * 2 * half;

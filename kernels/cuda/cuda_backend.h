@@ -59,9 +59,9 @@ class CudaBackend final : public Backend {
                        double eps) override;
   void rmsnorm_backward(Tensor& dx, Tensor& dw, const Tensor& dy, const Tensor& x, const Tensor& w,
                         const Tensor& rstd) override;
-  void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& starts,
-            std::int64_t heads, std::int64_t length, std::int64_t first_position,
-            bool inverse) override;
+  void rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin,
+            const Tensor& positions, std::int64_t heads, std::int64_t length,
+            std::int64_t first_position, bool inverse) override;
   void embedding_forward(Tensor& y, const Tensor& table, const Tensor& ids) override;
   void embedding_backward(Tensor& dtable, const Tensor& dy, const Tensor& ids) override;
   void attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
@@ -70,6 +70,17 @@ class CudaBackend final : public Backend {
   void attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout, const Tensor& q,
                           const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                           const Tensor& starts, const AttentionShape& shape) override;
+  void segment_offsets(Tensor& offsets, const Tensor& counts) override;
+  void attention_spans(Tensor& begin, Tensor& end, Tensor& positions, const Tensor& row_to_slot,
+                       std::int64_t k, const Tensor& starts, std::int64_t length,
+                       const Tensor& offsets) override;
+  void span_attention_forward(Tensor& out, Tensor& lse, const Tensor& q, const Tensor& k,
+                              const Tensor& v, const AttentionSpans& spans,
+                              const SpanAttentionShape& shape) override;
+  void span_attention_backward(Tensor& dq, Tensor& dk, Tensor& dv, const Tensor& dout,
+                               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                               const Tensor& lse, const AttentionSpans& spans,
+                               const SpanAttentionShape& shape) override;
 
   // loss
   void cross_entropy(Tensor& loss, Tensor& logits, const Tensor& labels,

@@ -12,13 +12,14 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     rope_kernel(std::int64_t rows, int heads, int half, std::int64_t length,
                 std::int64_t first_position, Acc<T> direction, bool whole, T* y, const T* x,
-                const Acc<T>* cos, const Acc<T>* sin, const std::int32_t* starts) {
+                const Acc<T>* cos, const Acc<T>* sin, const std::int32_t* positions) {
   using A = Acc<T>;
   constexpr int n = kWidth<T>;
   const int per_head = (half + n - 1) / n;
   for (std::int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const std::int64_t begin = starts == nullptr ? 0 : starts[row];
-    const std::int64_t table = (first_position + row % length - begin) * half;
+    const std::int64_t position =
+        positions == nullptr ? first_position + row % length : positions[row];
+    const std::int64_t table = position * half;
     for (int item = int(threadIdx.x); item < heads * per_head; item += int(blockDim.x)) {
       const int head = item / per_head, j = item % per_head * n;
       const std::int64_t at = (row * heads + head) * 2 * half + j;
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void CudaBackend::rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tensor& sin,
-                       const Tensor& starts, std::int64_t heads, std::int64_t length,
+                       const Tensor& positions, std::int64_t heads, std::int64_t length,
                        std::int64_t first_position, bool inverse) {
   if (x.size() == 0) return;
   const std::int64_t half = x.cols() / heads / 2;
@@ -55,7 +56,7 @@ void CudaBackend::rope(Tensor& y, const Tensor& x, const Tensor& cos, const Tens
     const bool whole = aligned(py, px, pc, ps) && half % kWidth<T> == 0;
     launch(rope_kernel<T>, blocks_for(x.rows(), 1), kThreads, 0, stream_, x.rows(), int(heads),
            int(half), length, first_position, inverse ? A(-1) : A(1), whole, py, px, pc, ps,
-           starts.defined() ? starts.data<std::int32_t>() : nullptr);
+           positions.defined() ? positions.data<std::int32_t>() : nullptr);
   });
 }
 

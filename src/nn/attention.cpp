@@ -59,8 +59,8 @@ Variable Attention::forward(const Variable& x, const ops::RopeTables& tables,
         Variable::constant(attend_cached(q.value, k.value, v.value, tables, n, caches)), o_);
   const Tensor& starts = context.document_starts;
   return ops::linear(
-      ops::attention(ops::rope(q, tables, starts, config_.heads, n, 0),
-                     ops::rope(k, tables, starts, config_.kv_heads, n, 0), v, starts,
+      ops::attention(ops::rope(q, tables, context.positions, config_.heads, n, 0),
+                     ops::rope(k, tables, context.positions, config_.kv_heads, n, 0), v, starts,
                      {context.sequences, n, n, config_.heads, config_.kv_heads, config_.head_dim}),
       o_);
 }

@@ -53,6 +53,9 @@ struct ForwardContext {
   /// attends to nothing before that, and its rotary position counts from there. Undefined: a row is
   /// one document.
   Tensor document_starts;
+  /// i32[tokens]: the rotary positions that follow, which the forward pass fills in. Undefined:
+  /// places in the row.
+  Tensor positions;
 
   bool training = false;
   std::uint64_t seed = 0;

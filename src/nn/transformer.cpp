@@ -29,17 +29,24 @@ void mark_padding(ForwardContext& context, const Tensor& tokens, Device device) 
   context.valid = padded ? valid.to(device) : Tensor();
 }
 
-/// Takes the documents' starts to the device, once they are known to lie within their rows.
+/// Takes the documents' starts to the device, once they are known to lie within their rows, and the
+/// positions that follow.
 void place_documents(ForwardContext& context, const Tensor& tokens, Device device) {
   Tensor& starts = context.document_starts;
+  context.positions = {};
   if (!starts.defined()) return;
   MOE_CHECK(starts.shape() == tokens.shape() && starts.dtype() == DType::i32, "document starts ",
             join(starts.shape()), " for tokens ", join(tokens.shape()));
   const auto* start = starts.data<std::int32_t>();
-  for (std::int64_t t = 0; t < tokens.size(); ++t)
-    MOE_CHECK(start[t] >= 0 && start[t] <= t % context.length, "token ", t % context.length,
-              " of row ", t / context.length, " is of a document that begins at ", start[t]);
+  Tensor positions = Tensor::empty({tokens.size()}, DType::i32);
+  for (std::int64_t t = 0; t < tokens.size(); ++t) {
+    const std::int64_t place = t % context.length;
+    MOE_CHECK(start[t] >= 0 && start[t] <= place, "token ", place, " of row ", t / context.length,
+              " is of a document that begins at ", start[t]);
+    positions.data<std::int32_t>()[t] = std::int32_t(place - start[t]);
+  }
   starts = starts.to(device);
+  context.positions = positions.to(device);
 }
 
 }  // namespace

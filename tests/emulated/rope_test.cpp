@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include "emulated/tested_backend.h"
-#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -22,7 +21,8 @@ TEST(CudaRope, AgreesOutOfPlaceInPlaceAndInverse) {
       const Shape shape = {c.rows, c.heads * c.head_dim};
       const Shape table = {c.first + c.length, c.head_dim / 2};
       const Tensor x = random_tensor(shape, type, 1);
-      for (const Tensor& starts : {Tensor(), random_starts(c.rows / c.length, c.length)})
+      for (const Tensor& positions :
+           {Tensor(), random_indices({c.rows}, 0, std::int32_t(c.first + c.length - 1), 4)})
         expect_agreement(
             [&](Backend& b, auto& out, const auto& in) {
               b.rope(out[0], in[0], in[1], in[2], in[3], c.heads, c.length, c.first, false);
@@ -31,7 +31,7 @@ TEST(CudaRope, AgreesOutOfPlaceInPlaceAndInverse) {
             },
             {poisoned(shape, type), poisoned(shape, type), x},
             {x, random_tensor(table, accumulator(type), 2),
-             random_tensor(table, accumulator(type), 3), starts});
+             random_tensor(table, accumulator(type), 3), positions});
     }
 }
 

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include "kernels/backend.h"
-#include "support/document_starts.h"
 #include "support/tensor_tools.h"
 
 namespace moe {
@@ -73,19 +72,19 @@ TEST(Rope, TheInverseUndoesItAndIsTheGradient) {
                    1e-9));
 }
 
-TEST(Rope, PositionsCountFromWhereTheDocumentBegins) {
+TEST(Rope, ARowMayHaveAnyPosition) {
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     const Tensor x = random_tensor({2 * kLength, kHeads * kDim}, dtype, 1);
-    const Tensor starts = random_starts(2, kLength);
+    const Tensor positions = random_indices({2 * kLength}, 0, kPositions - 1, 3);
     const Angles a = angles(accumulator(dtype));
     for (const bool inverse : {false, true}) {
       Tensor y = empty_like(x);
-      backend(Device::cpu).rope(y, x, a.cos, a.sin, starts, kHeads, kLength, kFirst, inverse);
+      backend(Device::cpu).rope(y, x, a.cos, a.sin, positions, kHeads, 1, 0, inverse);
       for (std::int64_t r = 0; r < x.rows(); ++r) {
-        const std::int64_t position = kFirst + r % kLength - starts.data<std::int32_t>()[r];
         Tensor alone = empty_like(x.slice(r, 1));
         backend(Device::cpu)
-            .rope(alone, x.slice(r, 1), a.cos, a.sin, {}, kHeads, 1, position, inverse);
+            .rope(alone, x.slice(r, 1), a.cos, a.sin, {}, kHeads, 1,
+                  positions.data<std::int32_t>()[r], inverse);
         EXPECT_TRUE(same_bits(alone, y.slice(r, 1))) << "row " << r;
       }
     }

@@ -62,13 +62,16 @@ TEST(DenseOps, EmbeddingNamesATokenBeyondTheVocabulary) {
 TEST(DenseOps, RopeAndAttentionGradientsMatchCentralDifferences) {
   ops::RopeTables tables{random_f64({6, 2}, 5), random_f64({6, 2}, 6)};
   const AttentionShape shape{2, 3, 3, 4, 2, 4};
-  for (const Tensor& starts : {Tensor(), indices({2, 3}, {0, 0, 2, 0, 1, 1})})
+  for (const bool documents : {false, true}) {
+    const Tensor starts = documents ? indices({2, 3}, {0, 0, 2, 0, 1, 1}) : Tensor();
+    const Tensor positions = documents ? indices({6}, {0, 1, 0, 0, 3, 1}) : Tensor();
     expect_gradients(
         [&](const auto& in) {
-          return ops::attention(ops::rope(in[0], tables, starts, 4, 3, 1),
-                                ops::rope(in[1], tables, starts, 2, 3, 1), in[2], starts, shape);
+          return ops::attention(ops::rope(in[0], tables, positions, 4, 3, 1),
+                                ops::rope(in[1], tables, positions, 2, 3, 1), in[2], starts, shape);
         },
         {random_f64({6, 16}, 1), random_f64({6, 8}, 2), random_f64({6, 8}, 3)}, 1e-5);
+  }
 }
 
 TEST(DenseOps, DocumentsMustHaveTheShapeOfTheTokensAndNoCache) {
