@@ -35,6 +35,7 @@ ordered_json to_json(const DomainStatistics& d) {
                          {"shards", d.shards},
                          {"documents", d.documents},
                          {"tokens", d.tokens},
+                         {"learned_share_of_tokens", share(d.learned, d.tokens)},
                          {"file_bytes", d.file_bytes}};
   if (d.text_bytes) {
     object["text_bytes"] = *d.text_bytes;
@@ -57,6 +58,8 @@ ordered_json to_json(const DomainStatistics& d) {
 void print(const DomainStatistics& d) {
   fmt::print("{}: {} documents, {} tokens in {} shards ({} bytes)\n", d.domain, d.documents,
              d.tokens, d.shards, readable_count(double(d.file_bytes)));
+  if (d.learned < d.tokens)
+    fmt::print("  learned: {:.1f} % of the tokens\n", 100 * share(d.learned, d.tokens));
   if (d.text_bytes)
     fmt::print("  text: {} bytes, {:.2f} a token\n", readable_count(double(*d.text_bytes)),
                share(*d.text_bytes, d.tokens));

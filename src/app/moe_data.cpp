@@ -64,6 +64,7 @@ int inspect(const InspectArguments& arguments) {
                          {"domain", info.domain},
                          {"documents", file.documents()},
                          {"tokens", file.tokens()},
+                         {"learned_tokens", file.learned_tokens()},
                          {"vocabulary_size", info.vocabulary_size},
                          {"token_bytes", file.token_bytes()},
                          {"bos_id", info.bos_id},
@@ -77,6 +78,11 @@ int inspect(const InspectArguments& arguments) {
     std::vector<std::int32_t> ids(std::size_t(range.count));
     file.read(range.first, ids);
     shown.push_back({{"input_ids", ids}});
+    if (info.masked) {
+      std::vector<std::uint8_t> learned(ids.size());
+      file.read_learned(range.first, learned);
+      shown.back()["learned"] = learned;
+    }
     if (tokenizer) shown.back()["text"] = tokenizer->decode(ids);
   }
   if (arguments.json) {

@@ -64,6 +64,9 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
     MOE_REQUIRE(made_by.empty() || made_by == o.from->hash(), o.inputs.front().string(),
                 ": made by another tokenizer (", made_by, ") than the one it is to be read by (",
                 o.from->hash(), ")");
+    MOE_REQUIRE(!shards->info().masked, o.inputs.front().string(),
+                ": says which tokens are learned, which other tokens cannot; make the shard again "
+                "from its conversations (moe-data chat)");
     MOE_REQUIRE(shards->info().vocabulary_size >= o.from->vocabulary_size() || made_by.empty(),
                 o.inputs.front().string(), ": a vocabulary of ", shards->info().vocabulary_size,
                 ", less than that of its tokenizer");

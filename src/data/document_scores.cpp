@@ -41,7 +41,8 @@ std::vector<float> read_document_scores(const std::filesystem::path& path, const
     MOE_REQUIRE(score["document"].get<std::int64_t>() == place.document, where,
                 ": a score of document ", score["document"].dump(), " where one of document ",
                 place.document, " is expected", kAgain);
-    const std::int64_t has = file.document(place.document).count;
+    const TokenFile::Range range = file.document(place.document);
+    const std::int64_t has = file.count_learned(range.first, range.count);
     MOE_REQUIRE(std::abs(score["tokens"].get<std::int64_t>() - has) <= 1, where, ": ",
                 score["tokens"].dump(), " tokens were scored where the document has ", has, kAgain);
     const json& loss = score["loss"];

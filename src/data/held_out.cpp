@@ -40,7 +40,9 @@ HeldOut HeldOut::documents(const std::vector<std::filesystem::path>& files, std:
                                   .first = begin + at + (add_bos && at == 0 ? 1 : 0),
                                   .inputs = std::min(length, inputs - at),
                                   .bos = add_bos && at == 0});
-      result.labels_ += inputs;
+      // An added BOS has the document's own first id for a label.
+      const std::int64_t unscored = add_bos ? 0 : 1;
+      result.labels_ += file.count_learned(range.first + unscored, range.count - unscored);
     }
   }
   MOE_REQUIRE(!result.pieces_.empty(), files.front().string(),
@@ -85,16 +87,14 @@ Batch HeldOut::load(std::int64_t first, std::int64_t count) const {
     if (p.bos) {
       tokens[0] = bos_;
       stream_->read(p.first, labels.first(1));
+      stream_->keep_learned(p.first, labels.first(1));
       tokens = tokens.subspan(1);
       labels = labels.subspan(1);
     }
-    const std::int64_t stored = p.inputs - (p.bos ? 1 : 0);
-    if (stored > 0) {
-      stream_->fill_row(p.first, stored, tokens, labels);
-    } else {
-      std::fill(tokens.begin(), tokens.end(), -1);
-      std::fill(labels.begin(), labels.end(), -1);
-    }
+    const auto stored = std::size_t(p.inputs - (p.bos ? 1 : 0));
+    if (stored > 0) stream_->read_inputs(p.first, true, tokens.first(stored), labels.first(stored));
+    for (const std::span row_part : {tokens.subspan(stored), labels.subspan(stored)})
+      std::fill(row_part.begin(), row_part.end(), -1);
     batch.sequence_ids.push_back(p.document);
   }
   return batch;

@@ -11,12 +11,20 @@ Sequences::Sequences(const std::vector<std::filesystem::path>& files, std::int64
                      std::int64_t vocabulary_size, const PackingOptions& options)
     : stream_(files, vocabulary_size), length_(length), options_(options) {
   MOE_REQUIRE(length > 0, "a sequence length of ", length);
-  if (options.packing == Packing::best_fit)
-    pack();
-  else
-    labels_ = stream_.tokens() - 1 - (options.document_masks ? stream_.documents() - 1 : 0);
+  if (options.packing == Packing::best_fit) pack();
+  count_labels();
   MOE_REQUIRE(labels_ > 0, files.front().string(),
-              ": nothing to score: no token follows another in a document");
+              ": nothing to score: no token that is learned follows another in a document");
+}
+
+void Sequences::count_labels() {
+  const bool alone = options_.packing == Packing::best_fit || options_.document_masks;
+  for (std::size_t f = 0; f < stream_.files().size(); ++f) {
+    const TokenFile& file = stream_.files()[f];
+    // The first token of a document is no label where documents are alone, nor in a masked shard.
+    const std::int64_t firsts = file.info().masked ? 0 : alone ? file.documents() : f == 0;
+    labels_ += file.learned_tokens() - firsts;
+  }
 }
 
 void Sequences::pack() {
@@ -29,7 +37,6 @@ void Sequences::pack() {
         firsts_.push_back(stream_.begin_of(f) + document.first + at);
         sizes_.push_back(std::int32_t(std::min(length_, inputs - at)));
       }
-      labels_ += inputs;
     }
   }
   bins_ = best_fit(sizes_, std::int32_t(length_));
@@ -61,7 +68,8 @@ Sequences::Size Sequences::size(std::int64_t i) const {
   Size size{0, 0};
   for_each_piece(i, [&](const Piece& piece) {
     size.tokens += piece.inputs;
-    size.labels += piece.inputs - (piece.last_label ? 0 : 1);
+    size.labels +=
+        stream_.count_learned(piece.first + 1, piece.inputs - (piece.last_label ? 0 : 1));
   });
   return size;
 }
@@ -84,13 +92,8 @@ void Sequences::fill(std::int64_t i, Batch& batch, std::int64_t row) const {
   };
   for_each_piece(i, [&](const Piece& piece) {
     const auto n = std::size_t(piece.inputs);
-    stream_.read(piece.first, tokens.subspan(at, n));
-    std::copy_n(tokens.begin() + std::ptrdiff_t(at) + 1, n - 1,
-                labels.begin() + std::ptrdiff_t(at));
-    if (piece.last_label)
-      stream_.read(piece.first + piece.inputs, labels.subspan(at + n - 1, 1));
-    else
-      labels[at + n - 1] = -1;
+    stream_.read_inputs(piece.first, piece.last_label, tokens.subspan(at, n),
+                        labels.subspan(at, n));
     mark_start(at, n);
     at += n;
   });

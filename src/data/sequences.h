@@ -35,6 +35,9 @@ struct SequenceCut {
 ///   lies whole in some sequence. What a sequence has no piece for is padding at its end. Keeps 20
 ///   bytes for each document in memory.
 ///
+/// In shards that say which tokens are learned the others are no labels, only inputs. A sequence
+/// may then be without any.
+///
 /// Safe from many threads.
 class Sequences {
  public:
@@ -50,7 +53,7 @@ class Sequences {
   struct Size {
     std::int64_t tokens, labels;  // that are not padding; that are scored
   };
-  /// Of sequence i. Reads no tokens.
+  /// Of sequence i. Reads no tokens, only which of them are learned.
   Size size(std::int64_t i) const;
 
   /// Writes sequence i into row `row` of the batch. The rest of the row is padding.
@@ -70,6 +73,7 @@ class Sequences {
   };
   template <class Visit>
   void for_each_piece(std::int64_t i, Visit&& visit) const;
+  void count_labels();
   void pack();
 
   TokenStream stream_;

@@ -51,11 +51,13 @@ ShardEditReport rewrite(const ShardSet& set, const ShardEdit& edit,
                         const ShardEditProgress& progress) {
   TokenWriter writer(set.info(), edit.output.parent_path());
   std::vector<std::int32_t> ids;
+  std::vector<std::uint8_t> learned;
   for (std::int64_t i = 0; i < set.documents(); ++i) {
     const std::int64_t document = choose(i);
     if (document >= 0) {
       set.read(document, ids);
-      writer.append(ids);
+      if (set.info().masked) set.read_learned(document, learned);
+      writer.append(ids, learned);
     }
     if (progress) progress(i + 1, writer.tokens());
   }

@@ -27,6 +27,8 @@ ShardSet::ShardSet(const std::vector<std::filesystem::path>& shards, const std::
   }
   info_ = files_.front().info();
   if (!domain.empty()) info_.domain = domain;
+  info_.masked = std::any_of(files_.begin(), files_.end(),
+                             [](const TokenFile& file) { return file.info().masked; });
 }
 
 std::int64_t ShardSet::tokens() const {
@@ -47,6 +49,13 @@ void ShardSet::read(std::int64_t i, std::vector<std::int32_t>& ids) const {
   const TokenFile::Range range = files_[at.file].document(at.document);
   ids.resize(std::size_t(range.count));
   files_[at.file].read(range.first, ids);
+}
+
+void ShardSet::read_learned(std::int64_t i, std::vector<std::uint8_t>& learned) const {
+  const Place at = place(i);
+  const TokenFile::Range range = files_[at.file].document(at.document);
+  learned.resize(std::size_t(range.count));
+  files_[at.file].read_learned(range.first, learned);
 }
 
 void ShardSet::verify() const {

@@ -15,7 +15,8 @@ class ShardSet {
  public:
   /// `domain`: what the shards are taken as; empty: they must be of one domain. Throws InputError,
   /// naming file and reason, for shards that were made in different ways (tokenizer, vocabulary,
-  /// BOS, EOS) and for those that TokenFile refuses.
+  /// BOS, EOS) and for those that TokenFile refuses. Of shards with and without a loss mask the
+  /// set is masked.
   ShardSet(const std::vector<std::filesystem::path>& shards, const std::string& domain);
 
   const TokenFileInfo& info() const { return info_; }
@@ -31,6 +32,8 @@ class ShardSet {
   Place place(std::int64_t i) const;
   /// The ids of document i.
   void read(std::int64_t i, std::vector<std::int32_t>& ids) const;
+  /// Which of them are learned; all, where the shard does not say.
+  void read_learned(std::int64_t i, std::vector<std::uint8_t>& learned) const;
   /// Reads everything: throws InputError where a shard is damaged.
   void verify() const;
 

@@ -86,6 +86,7 @@ std::vector<DomainStatistics> shard_statistics(
     ++at->shards;
     at->documents += file.documents();
     at->tokens += file.tokens();
+    at->learned += file.learned_tokens();
     at->file_bytes += std::int64_t(std::filesystem::file_size(shard));
   }
 

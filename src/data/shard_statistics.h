@@ -17,6 +17,7 @@ namespace moe {
 struct DomainStatistics {
   std::string domain;
   std::int64_t shards = 0, documents = 0, tokens = 0;
+  std::int64_t learned = 0;  // tokens that are learned
   std::int64_t file_bytes = 0;
   std::optional<std::int64_t> text_bytes;   // of the text that the ids stand for, with a tokenizer
   std::int64_t with_bos = 0, with_eos = 0;  // documents that begin with BOS, end with EOS

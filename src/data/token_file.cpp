@@ -95,8 +95,10 @@ struct TokenFile::Impl {
   std::once_flag once;
   std::optional<MappedFile> file;
   const std::byte* token_data = nullptr;
-  const std::byte* document_data = nullptr;  // u64 [documents + 1]
-  const std::byte* checksum_data = nullptr;  // u64 [blocks]
+  const std::byte* document_data = nullptr;          // u64 [documents + 1]
+  const std::byte* checksum_data = nullptr;          // u64 [blocks]
+  const std::byte* learned_data = nullptr;           // u8 [tokens]; null: all are learned
+  const std::byte* learned_checksum_data = nullptr;  // u64 [blocks]
 
   explicit Impl(const std::filesystem::path& shard) : path(shard), manifest(read_manifest(shard)) {
     std::error_code error;
@@ -110,7 +112,8 @@ struct TokenFile::Impl {
               .tokenizer_hash = manifest.tokenizer->hash,
               .vocabulary_size = manifest.vocabulary_size,
               .bos_id = manifest.tokenizer->bos_id,
-              .eos_id = manifest.tokenizer->eos_id};
+              .eos_id = manifest.tokenizer->eos_id,
+              .masked = manifest.learned.has_value()};
     else
       open();
   }
@@ -139,20 +142,35 @@ struct TokenFile::Impl {
                                 .tokenizer_hash = reader.text("tokenizer_hash"),
                                 .vocabulary_size = reader.number("vocabulary_size"),
                                 .bos_id = std::int32_t(reader.number("bos_id")),
-                                .eos_id = std::int32_t(reader.number("eos_id"))};
+                                .eos_id = std::int32_t(reader.number("eos_id")),
+                                .masked = manifest.learned.has_value()};
     if (!manifest.tokenizer) info = held;
     const Extent tokens =
         reader.dataset("tokens", manifest.token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE);
     const Extent documents = reader.dataset("documents", H5T_STD_U64LE);
     const Extent checksums = reader.dataset("checksums", H5T_STD_U64LE);
-    MOE_REQUIRE(reader.number("format_version") == kTokenFormatVersion &&
+    const std::int64_t blocks = (manifest.tokens + kTokenBlock - 1) / kTokenBlock;
+    std::vector<Extent> words = {documents, checksums};
+    bool mask_fits = true;
+    if (manifest.learned) {
+      const Extent learned = reader.dataset("learned", H5T_STD_U8LE);
+      words.push_back(reader.dataset("learned_checksums", H5T_STD_U64LE));
+      mask_fits = reader.number("learned_tokens") == manifest.learned->tokens &&
+                  learned.offset == manifest.learned->offset && learned.count == manifest.tokens &&
+                  words.back().count == blocks;
+      learned_data = file->bytes() + learned.offset;
+      learned_checksum_data = file->bytes() + words.back().offset;
+    }
+    MOE_REQUIRE(mask_fits &&
+                    reader.number("format_version") ==
+                        (manifest.learned ? kMaskedFormatVersion : kTokenFormatVersion) &&
                     reader.number("block_tokens") == kTokenBlock && held == info &&
                     held.vocabulary_size == manifest.vocabulary_size &&
                     held.domain == manifest.domain && tokens.offset == manifest.token_offset &&
                     tokens.count == manifest.tokens && documents.count == manifest.documents + 1 &&
-                    checksums.count == (manifest.tokens + kTokenBlock - 1) / kTokenBlock,
+                    checksums.count == blocks,
                 name, ": the file and its manifest contradict each other", kRebuild);
-    for (const Extent& e : {documents, checksums})
+    for (const Extent& e : words)
       MOE_REQUIRE(e.offset <= file->size() - e.count * 8, name, ": a dataset ends beyond the file",
                   kRebuild);
     token_data = file->bytes() + tokens.offset;
@@ -172,10 +190,26 @@ struct TokenFile::Impl {
                 ": the offsets of its documents do not add up", kRebuild);
   }
 
+  void check_range(std::int64_t first, std::int64_t count) const {
+    MOE_CHECK(first >= 0 && count >= 0 && first <= manifest.tokens - count, path.string(),
+              ": tokens [", first, ", ", first + count, ") of ", manifest.tokens);
+  }
+
   static std::uint64_t word(const std::byte* data, std::int64_t i) {
     std::uint64_t value;
     std::memcpy(&value, data + i * 8, 8);
     return value;
+  }
+
+  /// Checks a block of the mask; how many of its tokens are learned.
+  std::int64_t verify_learned(std::int64_t first, std::int64_t count, std::int64_t block) const {
+    const std::byte* flags = learned_data + first;
+    MOE_REQUIRE(
+        checksum(flags, std::size_t(count)) == word(learned_checksum_data, block) &&
+            std::all_of(flags, flags + count, [](std::byte b) { return b <= std::byte{1}; }),
+        path.string(), ": wrong checksum of what is learned of tokens [", first, ", ",
+        first + count, "): the file is damaged", kRebuild);
+    return std::count(flags, flags + count, std::byte{1});
   }
 
   /// Copies `out.size()` ids; the first one beyond the vocabulary ends the program's trust.
@@ -236,8 +270,7 @@ std::int64_t TokenFile::document_at(std::int64_t token) const {
 
 void TokenFile::read(std::int64_t first, std::span<std::int32_t> out) const {
   const auto count = std::int64_t(out.size());
-  MOE_CHECK(first >= 0 && count <= tokens() && first <= tokens() - count, path().string(),
-            ": tokens [", first, ", ", first + count, ") of ", tokens());
+  impl_->check_range(first, count);
   impl_->open();
   if (token_bytes() == 2)
     impl_->read<std::uint16_t>(first, out);
@@ -245,9 +278,33 @@ void TokenFile::read(std::int64_t first, std::span<std::int32_t> out) const {
     impl_->read<std::uint32_t>(first, out);
 }
 
+void TokenFile::read_learned(std::int64_t first, std::span<std::uint8_t> out) const {
+  const auto count = std::int64_t(out.size());
+  impl_->check_range(first, count);
+  if (!info().masked) return std::fill(out.begin(), out.end(), std::uint8_t{1});
+  impl_->open();
+  std::memcpy(out.data(), impl_->learned_data + first, out.size());
+  const auto bad = std::find_if(out.begin(), out.end(), [](std::uint8_t flag) { return flag > 1; });
+  MOE_REQUIRE(bad == out.end(), path().string(), ": whether token ", first + (bad - out.begin()),
+              " is learned is ", int(*bad), ", neither 0 nor 1: the file is damaged", kRebuild);
+}
+
+std::int64_t TokenFile::count_learned(std::int64_t first, std::int64_t count) const {
+  impl_->check_range(first, count);
+  if (!info().masked) return count;
+  impl_->open();
+  const std::byte* from = impl_->learned_data + first;
+  return std::count(from, from + count, std::byte{1});
+}
+
+std::int64_t TokenFile::learned_tokens() const {
+  return info().masked ? impl_->manifest.learned->tokens : tokens();
+}
+
 void TokenFile::verify(const std::function<void(std::int64_t)>& progress) const {
   impl_->open();
   std::vector<std::int32_t> ids(std::size_t(std::min(kTokenBlock, tokens())));
+  std::int64_t learned = 0;
   for (std::int64_t first = 0, block = 0; first < tokens(); first += kTokenBlock, ++block) {
     const std::int64_t count = std::min(kTokenBlock, tokens() - first);
     const std::byte* bytes = impl_->token_data + first * token_bytes();
@@ -256,8 +313,14 @@ void TokenFile::verify(const std::function<void(std::int64_t)>& progress) const 
                 path().string(), ": wrong checksum of tokens [", first, ", ", first + count,
                 "): the file is damaged", kRebuild);
     read(first, {ids.data(), std::size_t(count)});
+    if (info().masked) learned += impl_->verify_learned(first, count, block);
     if (progress) progress(first + count);
   }
+  MOE_REQUIRE(!info().masked || learned == learned_tokens(), path().string(), ": ", learned,
+              " tokens are learned, its manifest says ", learned_tokens(), kRebuild);
+  for (std::int64_t d = 0; info().masked && d < documents(); ++d)
+    MOE_REQUIRE(count_learned(document(d).first, 1) == 0, path().string(), ": the first token of ",
+                "document ", d, " is learned, and no token goes before it", kRebuild);
 }
 
 }  // namespace moe

@@ -17,6 +17,8 @@ struct TokenFileInfo {
   std::int64_t vocabulary_size = 0;  // every id is below it
   std::int32_t bos_id = -1;          // put before every document; -1: nothing was
   std::int32_t eos_id = -1;          // put after every document; -1: nothing was
+  /// Whether the shard says which tokens are learned, i.e. count as labels. Without, all are.
+  bool masked = false;
   friend bool operator==(const TokenFileInfo&, const TokenFileInfo&) = default;
 };
 
@@ -54,8 +56,17 @@ class TokenFile {
   /// Copies tokens [first, first + out.size()). Throws InputError at an id beyond the vocabulary.
   void read(std::int64_t first, std::span<std::int32_t> out) const;
 
-  /// Reads all tokens: throws InputError where a block does not have its checksum or an id is
-  /// beyond the vocabulary. `progress` hears how many tokens have been checked.
+  /// 1 for each of tokens [first, first + out.size()) that is learned, else 0. In a masked shard
+  /// the first token of a document never is.
+  void read_learned(std::int64_t first, std::span<std::uint8_t> out) const;
+  /// How many of tokens [first, first + count) are learned.
+  std::int64_t count_learned(std::int64_t first, std::int64_t count) const;
+  /// Of all tokens. Reads none.
+  std::int64_t learned_tokens() const;
+
+  /// Reads all tokens, and which are learned: throws InputError where a block does not have its
+  /// checksum or an id is beyond the vocabulary. `progress` hears how many tokens have been
+  /// checked.
   void verify(const std::function<void(std::int64_t)>& progress = {}) const;
 
  private:

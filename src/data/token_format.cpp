@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/token_format.h"
 
+#include <array>
 #include <charconv>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -43,11 +44,28 @@ std::string text_field(const json& object, const char* key, const std::string& w
   return value.get<std::string>();
 }
 
+std::int64_t version_of(const TokenManifest& m) {
+  return m.learned ? kMaskedFormatVersion : kTokenFormatVersion;
+}
+
+/// Bytes [first, end) of a file.
+struct Bytes {
+  std::int64_t first, end;
+};
+
+/// The data that the metadata lies around, in the order of the file.
+std::array<Bytes, 2> data_of(const TokenManifest& m) {
+  const Bytes tokens{m.token_offset, m.token_offset + m.tokens * m.token_bytes};
+  if (!m.learned) return {tokens, {tokens.end, tokens.end}};
+  const Bytes mask{m.learned->offset, m.learned->offset + m.tokens};
+  return mask.first < tokens.first ? std::array{mask, tokens} : std::array{tokens, mask};
+}
+
 }  // namespace
 
 std::string to_json(const TokenManifest& m) {
   nlohmann::ordered_json object = {
-      {"format", kTokenFormatName},   {"format_version", kTokenFormatVersion},
+      {"format", kTokenFormatName},   {"format_version", version_of(m)},
       {"domain", m.domain},           {"documents", m.documents},
       {"tokens", m.tokens},           {"vocabulary_size", m.vocabulary_size},
       {"token_bytes", m.token_bytes}, {"token_offset", m.token_offset},
@@ -56,6 +74,7 @@ std::string to_json(const TokenManifest& m) {
     object["tokenizer"] = {{"hash", m.tokenizer->hash},
                            {"bos_id", m.tokenizer->bos_id},
                            {"eos_id", m.tokenizer->eos_id}};
+  if (m.learned) object["learned"] = {{"offset", m.learned->offset}, {"tokens", m.learned->tokens}};
   return object.dump(2) + "\n";
 }
 
@@ -73,8 +92,9 @@ TokenManifest read_manifest(const fs::path& shard) {
   MOE_REQUIRE(text_field(object, "format", where) == kTokenFormatName, where,
               ": not the manifest of a token shard");
   const std::int64_t version = count_field(object, "format_version", where);
-  MOE_REQUIRE(version == kTokenFormatVersion, where, ": format version ", version,
-              ", this program reads ", kTokenFormatVersion, "; build the shard again");
+  MOE_REQUIRE(version == kTokenFormatVersion || version == kMaskedFormatVersion, where,
+              ": format version ", version, ", this program reads ", kTokenFormatVersion, " and ",
+              kMaskedFormatVersion, "; build the shard again");
 
   TokenManifest m;
   m.file_size = count_field(object, "file_size", where);
@@ -89,6 +109,10 @@ TokenManifest read_manifest(const fs::path& shard) {
     m.tokenizer = {text_field(*it, "hash", where), id_field(*it, "bos_id", where),
                    id_field(*it, "eos_id", where)};
   }
+  if (const auto it = object.find("learned"); it != object.end()) {
+    MOE_REQUIRE(it->is_object(), where, ": 'learned' is no object; build the shard again");
+    m.learned = {count_field(*it, "offset", where), count_field(*it, "tokens", where)};
+  }
   const std::string digits = text_field(object, "metadata_checksum", where);
   const auto [end, error] =
       std::from_chars(digits.data(), digits.data() + digits.size(), m.metadata_checksum, 16);
@@ -96,16 +120,22 @@ TokenManifest read_manifest(const fs::path& shard) {
               ": 'metadata_checksum' is no hexadecimal number; build the shard again");
   MOE_REQUIRE(m.vocabulary_size > 0 && m.token_bytes == token_bytes_for(m.vocabulary_size) &&
                   m.tokens <= m.file_size && m.token_offset <= m.file_size &&
-                  m.tokens * m.token_bytes <= m.file_size - m.token_offset,
+                  m.tokens * m.token_bytes <= m.file_size - m.token_offset &&
+                  (!m.learned || (m.learned->tokens <= m.tokens &&
+                                  m.learned->offset <= m.file_size - m.tokens)) &&
+                  data_of(m)[0].end <= data_of(m)[1].first && version == version_of(m),
               where, ": its numbers contradict each other; build the shard again");
   return m;
 }
 
 std::uint64_t metadata_checksum(const std::byte* file, const TokenManifest& m) {
-  const std::int64_t end = m.token_offset + m.tokens * m.token_bytes;
   Checksum sum;
-  sum.update(file, std::size_t(m.token_offset));
-  sum.update(file + end, std::size_t(m.file_size - end));
+  std::int64_t at = 0;
+  for (const Bytes& data : data_of(m)) {
+    sum.update(file + at, std::size_t(data.first - at));
+    at = data.end;
+  }
+  sum.update(file + at, std::size_t(m.file_size - at));
   return sum.value();
 }
 

@@ -13,6 +13,8 @@ namespace moe {
 /// What reader and writer of token shards agree on (docs/file_formats.md).
 inline constexpr const char* kTokenFormatName = "moe-token-shard";
 inline constexpr std::int64_t kTokenFormatVersion = 1;
+/// Of shards that say which tokens are learned, so that older programs refuse them by name.
+inline constexpr std::int64_t kMaskedFormatVersion = 2;
 /// Tokens that one checksum covers.
 inline constexpr std::int64_t kTokenBlock = 1 << 20;
 /// The largest vocabulary whose ids are stored as u16.
@@ -31,7 +33,7 @@ struct TokenManifest {
   std::int64_t documents = 0;
   std::int64_t vocabulary_size = 0;
   std::string domain;
-  std::uint64_t metadata_checksum = 0;  // of all bytes outside the token data
+  std::uint64_t metadata_checksum = 0;  // of all bytes outside the data of tokens and mask
 
   /// As TokenFileInfo has them; manifests of before there was this entry lack it.
   struct Tokenizer {
@@ -39,6 +41,12 @@ struct TokenManifest {
     std::int32_t bos_id = -1, eos_id = -1;
   };
   std::optional<Tokenizer> tokenizer;
+
+  /// Which tokens are learned: u8 [tokens] from byte `offset` on, `tokens` of them 1.
+  struct Learned {
+    std::int64_t offset = 0, tokens = 0;
+  };
+  std::optional<Learned> learned = {};
 };
 
 inline std::filesystem::path manifest_path(const std::filesystem::path& shard) {

@@ -60,29 +60,60 @@ std::size_t TokenStream::file_of(std::int64_t token) const {
   return std::size_t(std::upper_bound(begins_.begin(), begins_.end(), token) - begins_.begin()) - 1;
 }
 
-void TokenStream::read(std::int64_t first, std::span<std::int32_t> out) const {
-  MOE_CHECK(first >= 0 && std::int64_t(out.size()) <= tokens() - first, "tokens [", first, ", ",
-            first + std::int64_t(out.size()), ") of ", tokens());
-  for (std::size_t f = file_of(first); !out.empty(); ++f) {
+template <class Visit>
+void TokenStream::for_each_file(std::int64_t first, std::int64_t count, Visit&& visit) const {
+  MOE_CHECK(first >= 0 && count <= tokens() - first, "tokens [", first, ", ", first + count,
+            ") of ", tokens());
+  for (std::size_t f = file_of(first); count > 0; ++f) {
     const std::int64_t within = first - begins_[f];
-    const auto n =
-        std::size_t(std::min<std::int64_t>(std::int64_t(out.size()), files_[f].tokens() - within));
-    files_[f].read(within, out.first(n));
-    first += std::int64_t(n);
-    out = out.subspan(n);
+    const std::int64_t n = std::min(count, files_[f].tokens() - within);
+    visit(files_[f], within, n);
+    first += n;
+    count -= n;
   }
 }
 
-void TokenStream::fill_row(std::int64_t first, std::int64_t inputs, std::span<std::int32_t> tokens,
-                           std::span<std::int32_t> labels) const {
-  MOE_CHECK(inputs > 0 && inputs <= std::int64_t(tokens.size()) && tokens.size() == labels.size(),
-            inputs, " inputs in a row of ", tokens.size());
-  const auto n = std::size_t(inputs);
-  read(first, tokens.first(n));
-  std::copy(tokens.begin() + 1, tokens.begin() + inputs, labels.begin());
-  read(first + inputs, labels.subspan(n - 1, 1));
-  std::fill(tokens.begin() + inputs, tokens.end(), -1);
-  std::fill(labels.begin() + inputs, labels.end(), -1);
+void TokenStream::read(std::int64_t first, std::span<std::int32_t> out) const {
+  for_each_file(first, std::int64_t(out.size()),
+                [&](const TokenFile& file, std::int64_t within, std::int64_t n) {
+                  file.read(within, out.first(std::size_t(n)));
+                  out = out.subspan(std::size_t(n));
+                });
+}
+
+std::int64_t TokenStream::count_learned(std::int64_t first, std::int64_t count) const {
+  std::int64_t learned = 0;
+  for_each_file(first, count, [&](const TokenFile& file, std::int64_t within, std::int64_t n) {
+    learned += file.count_learned(within, n);
+  });
+  return learned;
+}
+
+void TokenStream::keep_learned(std::int64_t first, std::span<std::int32_t> ids) const {
+  std::vector<std::uint8_t> flags;
+  for_each_file(first, std::int64_t(ids.size()),
+                [&](const TokenFile& file, std::int64_t within, std::int64_t n) {
+                  const std::span part = ids.first(std::size_t(n));
+                  ids = ids.subspan(std::size_t(n));
+                  if (!file.info().masked) return;
+                  flags.resize(std::size_t(n));
+                  file.read_learned(within, flags);
+                  for (std::size_t i = 0; i < part.size(); ++i)
+                    if (flags[i] == 0) part[i] = -1;
+                });
+}
+
+void TokenStream::read_inputs(std::int64_t first, bool last_label, std::span<std::int32_t> tokens,
+                              std::span<std::int32_t> labels) const {
+  MOE_CHECK(!tokens.empty() && tokens.size() == labels.size(), tokens.size(), " inputs, ",
+            labels.size(), " labels");
+  read(first, tokens);
+  std::copy(tokens.begin() + 1, tokens.end(), labels.begin());
+  if (last_label)
+    read(first + std::int64_t(tokens.size()), labels.last(1));
+  else
+    labels.back() = -1;
+  keep_learned(first + 1, last_label ? labels : labels.first(labels.size() - 1));
 }
 
 }  // namespace moe

@@ -47,13 +47,21 @@ class TokenStream {
       std::int64_t first, std::int64_t count,
       const std::function<void(std::int64_t, std::int64_t, bool)>& visit) const;
 
-  /// Fills one row of a batch: `inputs` tokens from `first` on, the labels that follow them, then
-  /// padding.
-  void fill_row(std::int64_t first, std::int64_t inputs, std::span<std::int32_t> tokens,
-                std::span<std::int32_t> labels) const;
+  /// How many of tokens [first, first + count) are learned.
+  std::int64_t count_learned(std::int64_t first, std::int64_t count) const;
+  /// Writes -1 over those of tokens [first, first + ids.size()) that are not learned.
+  void keep_learned(std::int64_t first, std::span<std::int32_t> ids) const;
+
+  /// Inputs and their labels: tokens[i] is token first + i of the stream, labels[i] the token after
+  /// it where that one is learned, else -1. Without `last_label` the last input has no label.
+  void read_inputs(std::int64_t first, bool last_label, std::span<std::int32_t> tokens,
+                   std::span<std::int32_t> labels) const;
 
  private:
   std::size_t file_of(std::int64_t token) const;
+  /// The files that tokens [first, first + count) lie in: visit(file, first within it, count).
+  template <class Visit>
+  void for_each_file(std::int64_t first, std::int64_t count, Visit&& visit) const;
 
   std::vector<TokenFile> files_;
   std::vector<std::int64_t> begins_;  // of each file; the last entry is the total

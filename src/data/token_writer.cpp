@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <vector>
 
 #include "core/error.h"
@@ -101,6 +102,48 @@ class DatasetWriter {
   std::int64_t next_ = 0;
 };
 
+/// Takes bytes front to back into a dataset, and the checksum of each block into another.
+class BlockWriter {
+ public:
+  /// `tokens` tokens of `bytes` bytes each.
+  BlockWriter(Hdf5WriteFile& file, const char* name, const char* checksums, hid_t type, int bytes,
+              std::int64_t tokens)
+      : file_(file),
+        bytes_(bytes),
+        sums_(file.get(), checksums, H5T_STD_U64LE, (tokens + kTokenBlock - 1) / kTokenBlock),
+        values_(file.get(), name, type, tokens),
+        block_(std::size_t(std::min(kTokenBlock, tokens) * bytes)) {}
+
+  /// Copies tokens [first, end) of the spool.
+  void copy(const GrowingFile& spool, std::int64_t first, std::int64_t end) {
+    for (std::int64_t at = first * bytes_, last = end * bytes_; at < last;) {
+      const std::size_t n = std::min(block_.size() - filled_, std::size_t(last - at));
+      spool.read(at, block_.data() + filled_, n);
+      filled_ += n;
+      at += std::int64_t(n);
+      if (filled_ == block_.size()) flush();
+    }
+  }
+
+  void flush() {
+    if (filled_ == 0) return;
+    const std::uint64_t sum = checksum(block_.data(), filled_);
+    values_.append(block_.data(), std::int64_t(filled_) / bytes_);
+    sums_.append(&sum, 1);
+    file_.check();
+    filled_ = 0;
+  }
+
+  std::int64_t offset() const { return values_.offset(); }
+
+ private:
+  Hdf5WriteFile& file_;
+  int bytes_;
+  DatasetWriter sums_, values_;
+  std::vector<std::byte> block_;
+  std::size_t filled_ = 0;
+};
+
 void check(const TokenFileInfo& info) {
   MOE_REQUIRE(!info.domain.empty() && info.domain.size() <= 255 &&
                   info.domain.find('\0') == std::string::npos,
@@ -114,14 +157,17 @@ void check(const TokenFileInfo& info) {
 struct TokenWriter::Impl {
   TokenFileInfo info;
   int token_bytes;
-  mutable GrowingFile token_spool, end_spool;  // tokens; u64 end of every document
+  mutable GrowingFile token_spool, end_spool;        // tokens; u64 end of every document
+  mutable std::optional<GrowingFile> learned_spool;  // of a masked shard: u8 of every token
   std::int64_t documents, tokens;
 
-  Impl(TokenFileInfo about, GrowingFile token_file, GrowingFile end_file, const Waiting& waiting)
+  Impl(TokenFileInfo about, GrowingFile token_file, GrowingFile end_file,
+       std::optional<GrowingFile> learned_file, const Waiting& waiting)
       : info(std::move(about)),
         token_bytes(token_bytes_for(info.vocabulary_size)),
         token_spool(std::move(token_file)),
         end_spool(std::move(end_file)),
+        learned_spool(std::move(learned_file)),
         documents(waiting.documents),
         tokens(waiting.tokens) {}
 
@@ -147,6 +193,18 @@ struct TokenWriter::Impl {
     }
   }
 
+  void flush() const {
+    token_spool.flush();
+    end_spool.flush();
+    if (learned_spool) learned_spool->flush();
+  }
+
+  std::int64_t count_learned(std::int64_t first, std::int64_t end) const {
+    std::vector<std::uint8_t> flags(std::size_t(end - first));
+    learned_spool->read(first, flags.data(), flags.size());
+    return std::count(flags.begin(), flags.end(), 1);
+  }
+
   TokenManifest write_hdf5(const fs::path& path, const Keep& keep, const Range& range,
                            const Written& total) const;
 };
@@ -157,7 +215,8 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
   const hid_t token_type = token_bytes == 2 ? H5T_STD_U16LE : H5T_STD_U32LE;
   Hdf5WriteFile file(path);
   write_attribute(file.get(), "format", std::string(kTokenFormatName));
-  write_attribute(file.get(), "format_version", kTokenFormatVersion);
+  write_attribute(file.get(), "format_version",
+                  info.masked ? kMaskedFormatVersion : kTokenFormatVersion);
   write_attribute(file.get(), "domain", info.domain);
   write_attribute(file.get(), "tokenizer_hash", info.tokenizer_hash);
   write_attribute(file.get(), "vocabulary_size", info.vocabulary_size);
@@ -165,30 +224,18 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
   write_attribute(file.get(), "eos_id", std::int64_t(info.eos_id));
   write_attribute(file.get(), "block_tokens", kTokenBlock);
 
-  std::int64_t token_offset = 0;
-  {
-    const std::int64_t blocks = (total.tokens + kTokenBlock - 1) / kTokenBlock;
-    DatasetWriter ends(file.get(), "documents", H5T_STD_U64LE, total.documents + 1);
-    DatasetWriter sums(file.get(), "checksums", H5T_STD_U64LE, blocks);
-    DatasetWriter values(file.get(), "tokens", token_type, total.tokens);
+  if (info.masked) write_attribute(file.get(), "learned_tokens", total.learned);
 
-    std::vector<std::byte> block(std::size_t(std::min(kTokenBlock, total.tokens) * token_bytes));
-    std::size_t filled = 0;
-    const auto flush_block = [&] {
-      const std::uint64_t sum = checksum(block.data(), filled);
-      values.append(block.data(), std::int64_t(filled) / token_bytes);
-      sums.append(&sum, 1);
-      file.check();
-      filled = 0;
-    };
+  std::int64_t token_offset = 0, learned_offset = 0;
+  {
+    DatasetWriter ends(file.get(), "documents", H5T_STD_U64LE, total.documents + 1);
+    BlockWriter values(file, "tokens", "checksums", token_type, token_bytes, total.tokens);
+    std::optional<BlockWriter> learned;
+    if (info.masked)
+      learned.emplace(file, "learned", "learned_checksums", H5T_STD_U8LE, 1, total.tokens);
     const auto copy = [&](std::int64_t first, std::int64_t end) {
-      for (std::int64_t at = first * token_bytes, last = end * token_bytes; at < last;) {
-        const std::size_t n = std::min(block.size() - filled, std::size_t(last - at));
-        token_spool.read(at, block.data() + filled, n);
-        filled += n;
-        at += std::int64_t(n);
-        if (filled == block.size()) flush_block();
-      }
+      values.copy(token_spool, first, end);
+      if (learned) learned->copy(*learned_spool, first, end);
     };
 
     std::vector<std::uint64_t> boundaries = {0};
@@ -209,9 +256,11 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
       run_end = end;
     });
     copy(run_first, run_end);
-    if (filled > 0) flush_block();
+    values.flush();
+    if (learned) learned->flush();
     if (!boundaries.empty()) ends.append(boundaries.data(), std::int64_t(boundaries.size()));
     token_offset = values.offset();
+    if (learned) learned_offset = learned->offset();
   }
   file.finish();
 
@@ -224,6 +273,7 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
       .vocabulary_size = info.vocabulary_size,
       .domain = info.domain,
       .tokenizer = TokenManifest::Tokenizer{info.tokenizer_hash, info.bos_id, info.eos_id}};
+  if (info.masked) manifest.learned = {learned_offset, total.learned};
   const MappedFile written(path);
   manifest.metadata_checksum = metadata_checksum(written.bytes(), manifest);
   return manifest;
@@ -232,16 +282,20 @@ TokenManifest TokenWriter::Impl::write_hdf5(const fs::path& path, const Keep& ke
 TokenWriter::TokenWriter(TokenFileInfo info, const fs::path& folder) {
   check(info);
   const fs::path there = folder.empty() ? fs::path(".") : folder;
+  std::optional<GrowingFile> learned;
+  if (info.masked) learned = GrowingFile::unnamed(there);
   impl_ = std::make_unique<Impl>(std::move(info), GrowingFile::unnamed(there),
-                                 GrowingFile::unnamed(there), Waiting{});
+                                 GrowingFile::unnamed(there), std::move(learned), Waiting{});
 }
 
 TokenWriter::TokenWriter(TokenFileInfo info, const fs::path& stem, const Waiting& waiting) {
   check(info);
   const std::int64_t bytes = waiting.tokens * token_bytes_for(info.vocabulary_size);
-  impl_ =
-      std::make_unique<Impl>(std::move(info), GrowingFile(stem.string() + ".tokens", bytes),
-                             GrowingFile(stem.string() + ".ends", waiting.documents * 8), waiting);
+  std::optional<GrowingFile> learned;
+  if (info.masked) learned = GrowingFile(stem.string() + ".learned", waiting.tokens);
+  impl_ = std::make_unique<Impl>(std::move(info), GrowingFile(stem.string() + ".tokens", bytes),
+                                 GrowingFile(stem.string() + ".ends", waiting.documents * 8),
+                                 std::move(learned), waiting);
 }
 
 TokenWriter::TokenWriter(TokenWriter&&) noexcept = default;
@@ -250,11 +304,21 @@ TokenWriter::~TokenWriter() = default;
 std::int64_t TokenWriter::documents() const { return impl_->documents; }
 std::int64_t TokenWriter::tokens() const { return impl_->tokens; }
 
-void TokenWriter::append(std::span<const std::int32_t> document) {
+void TokenWriter::append(std::span<const std::int32_t> document,
+                         std::span<const std::uint8_t> learned) {
   MOE_REQUIRE(!document.empty(), "a document without tokens cannot be stored");
   for (const std::int32_t id : document)
     MOE_REQUIRE(id >= 0 && id < impl_->info.vocabulary_size, "token id ", id,
                 " is beyond the vocabulary of ", impl_->info.vocabulary_size);
+  MOE_CHECK(learned.empty() || (impl_->info.masked && learned.size() == document.size()),
+            learned.size(), " flags of ", document.size(), " tokens");
+  if (impl_->learned_spool) {
+    std::vector<std::uint8_t> flags(document.size(), 1);
+    std::transform(learned.begin(), learned.end(), flags.begin(),
+                   [](std::uint8_t flag) { return std::uint8_t(flag != 0); });
+    flags.front() = 0;
+    impl_->learned_spool->append(flags.data(), flags.size());
+  }
   if (impl_->token_bytes == 2) {
     const std::vector<std::uint16_t> narrow(document.begin(), document.end());
     impl_->token_spool.append(narrow.data(), narrow.size() * 2);
@@ -270,6 +334,7 @@ void TokenWriter::append(std::span<const std::int32_t> document) {
 TokenWriter::Waiting TokenWriter::sync() {
   impl_->token_spool.sync();
   impl_->end_spool.sync();
+  if (impl_->learned_spool) impl_->learned_spool->sync();
   return {impl_->documents, impl_->tokens};
 }
 
@@ -291,13 +356,13 @@ std::vector<TokenWriter::Range> TokenWriter::cut(std::int64_t tokens, const Keep
 
 TokenWriter::Written TokenWriter::write(const fs::path& path, const Range& range,
                                         const Keep& keep) const {
-  impl_->token_spool.flush();
-  impl_->end_spool.flush();
-  Written total{0, 0};
+  impl_->flush();
+  Written total;
   impl_->for_each_document(range, [&](std::int64_t i, std::int64_t first, std::int64_t end) {
     if (keep && !keep(i)) return;
     ++total.documents;
     total.tokens += end - first;
+    if (impl_->learned_spool) total.learned += impl_->count_learned(first, end);
   });
   MOE_REQUIRE(total.documents > 0, path.string(), ": there is no document to store");
 

@@ -23,15 +23,17 @@ class TokenWriter {
   struct Waiting {
     std::int64_t documents = 0, tokens = 0;
   };
-  /// Documents wait in the files STEM.tokens and STEM.ends, which stay. `waiting`: what an earlier
-  /// writer's sync() gave; documents that it took later are dropped. Throws InputError when the
-  /// files hold less.
+  /// Documents wait in the files STEM.tokens, STEM.ends and STEM.learned, which stay. `waiting`:
+  /// what an earlier writer's sync() gave; documents that it took later are dropped. Throws
+  /// InputError when the files hold less.
   TokenWriter(TokenFileInfo info, const std::filesystem::path& stem, const Waiting& waiting);
   ~TokenWriter();
   TokenWriter(TokenWriter&&) noexcept;
 
-  /// Throws InputError for an empty document or an id beyond the vocabulary.
-  void append(std::span<const std::int32_t> document);
+  /// `learned`, for a masked shard: 1 for each token that is learned, else 0; the first token never
+  /// is, whatever it says. Empty: all but the first are. Throws InputError for an empty document or
+  /// an id beyond the vocabulary.
+  void append(std::span<const std::int32_t> document, std::span<const std::uint8_t> learned = {});
   /// Waits until the disk has every document; what is to be given to the next writer.
   Waiting sync();
 
@@ -51,7 +53,8 @@ class TokenWriter {
   std::vector<Range> cut(std::int64_t tokens, const Keep& keep = {}) const;
 
   struct Written {
-    std::int64_t documents, tokens;
+    std::int64_t documents = 0, tokens = 0;
+    std::int64_t learned = 0;  // of a masked shard
   };
   /// Writes the documents of the range that are kept, in order, as the shard `path` and its
   /// manifest. Both appear under their names only when complete, the manifest last. Replaces an

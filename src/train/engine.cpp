@@ -73,9 +73,10 @@ ParameterStore& Engine::parameters() {
 StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& counts,
                                      std::int64_t step, const StepFaults& faults) {
   const std::int64_t sequences = batch.tokens.rows();
-  MOE_CHECK(counts.labelled > 0 && counts.routed > 0, "a batch without tokens");
-  const double scale = faults.nan_gradient ? std::numeric_limits<double>::quiet_NaN()
-                                           : 1.0 / double(counts.labelled);
+  MOE_CHECK(counts.labelled >= 0 && counts.routed > 0, "a batch without tokens");
+  const double scale = faults.nan_gradient
+                           ? std::numeric_limits<double>::quiet_NaN()
+                           : 1.0 / double(std::max<std::int64_t>(counts.labelled, 1));
   StepResult result;
   StepStatistics statistics(config_, options_.domains, options_.device);
 

@@ -21,7 +21,7 @@ namespace moe {
 
 /// What is known of the whole global batch before its first backward.
 struct GlobalCounts {
-  std::int64_t labelled = 0;  // scored tokens: the divisor of the loss
+  std::int64_t labelled = 0;  // scored tokens: the divisor of the loss; with 0 it is 0
   std::int64_t routed = 0;    // tokens that are not padding: the divisor of router losses
 };
 

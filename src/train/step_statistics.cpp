@@ -86,7 +86,8 @@ void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResu
   for (std::size_t d = 0; d < domains; ++d)
     result.domain_loss.push_back(tokens[d] > 0 ? loss[d] / tokens[d]
                                                : std::numeric_limits<double>::quiet_NaN());
-  result.loss = std::accumulate(loss.begin(), loss.end(), 0.0) / double(labelled);
+  result.loss =
+      std::accumulate(loss.begin(), loss.end(), 0.0) / double(std::max<std::int64_t>(labelled, 1));
   if (!routers_) return;
 
   const auto layers = std::size_t(routers_->chosen.rows());

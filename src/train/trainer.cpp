@@ -231,7 +231,7 @@ void Trainer::train_one_step() {
   const Verdict verdict = agree(result);
   if (verdict == Verdict::accept) {
     engine_->update(result, rate);
-    guard_.accept(step, result.loss);
+    if (plan.labels > 0) guard_.accept(step, result.loss);
     progress_.tokens += plan.labels;
   } else {
     guard_.skip();

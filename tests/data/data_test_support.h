@@ -84,6 +84,45 @@ inline void write_shard(const std::filesystem::path& path, const std::vector<Doc
   writer.write(path);
 }
 
+using Mask = std::vector<std::uint8_t>;
+
+/// A shard that says which tokens are learned.
+inline void write_masked_shard(const std::filesystem::path& path,
+                               const std::vector<Document>& documents,
+                               const std::vector<Mask>& masks, std::int64_t vocabulary,
+                               const std::string& tokenizer_hash = "",
+                               const std::string& domain = "test") {
+  TokenWriter writer({.domain = domain,
+                      .tokenizer_hash = tokenizer_hash,
+                      .vocabulary_size = vocabulary,
+                      .masked = true},
+                     path.parent_path());
+  for (std::size_t i = 0; i < documents.size(); ++i) writer.append(documents[i], masks[i]);
+  writer.write(path);
+}
+
+/// A mask for each document that learns two tokens of three, never the first.
+inline std::vector<Mask> random_masks(const std::vector<Document>& documents,
+                                      std::uint64_t seed = 1) {
+  const Philox random(seed, RandomPurpose::test, {1});
+  std::uint64_t draw = 0;
+  std::vector<Mask> masks;
+  for (const Document& document : documents) {
+    Mask& mask = masks.emplace_back(document.size());
+    for (std::size_t i = 1; i < mask.size(); ++i) mask[i] = random.below(draw++, 3) > 0;
+  }
+  return masks;
+}
+
+inline std::vector<Mask> read_masks(const TokenFile& file) {
+  std::vector<Mask> masks;
+  for (std::int64_t i = 0; i < file.documents(); ++i) {
+    const TokenFile::Range range = file.document(i);
+    file.read_learned(range.first, masks.emplace_back(std::size_t(range.count)));
+  }
+  return masks;
+}
+
 inline std::vector<Document> read_documents(const TokenFile& file) {
   std::vector<Document> documents;
   for (std::int64_t i = 0; i < file.documents(); ++i) {
