@@ -103,7 +103,8 @@ int export_model(const ExportArguments& a) {
   options.tokenizer_from = e.tokenizer_from;
   if (!a.modeling_from.empty()) options.modeling_from = a.modeling_from;
 
-  if (options.format == ModelFormat::llama && e.config.is_moe()) make_dense(&e);
+  if (options.format == ModelFormat::llama && (e.config.is_moe() || e.config.is_attention_moe()))
+    make_dense(&e);
   if ((options.format == ModelFormat::mixtral || options.format == ModelFormat::llama_moe_v2) &&
       e.config.moe.gate_noise) {
     log_warning("{} has no place for the gate's noise weights, which only training uses",

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "hf/attention_heads.h"
 
 namespace moe {
 namespace {
@@ -65,10 +66,68 @@ std::optional<FfnName> ffn_name(const ModelConfig& moe, const std::string& name)
   return FfnName{layer, name.substr(0, at + 1), name.substr(at + 4)};
 }
 
+/// The dense matrices of attentions that have experts.
+class AttentionSource {
+ public:
+  AttentionSource(const ModelConfig& moe, ParameterRows rows) : moe_(moe), rows_(std::move(rows)) {}
+
+  /// The layer and matrix of a dense attention's parameter that experts hold.
+  std::optional<AttentionMatrix> held_by_experts(const std::string& name) const {
+    const auto matrix = dense_attention_matrix(name);
+    if (!matrix || !moe_.is_attention_moe_layer(matrix->layer)) return std::nullopt;
+    const bool key = matrix->part == "k" || matrix->part == "v";
+    if (key && moe_.attention_moe.kind == AttentionExpert::queries) return std::nullopt;
+    return matrix;
+  }
+
+  Tensor rows(const AttentionMatrix& of, std::int64_t first, std::int64_t count) {
+    const std::string name = str("layers.", of.layer, ".attention.experts.", of.part, ".weight");
+    if (name != cached_) {
+      cached_ = {};
+      all_ = of.part == "k" || of.part == "v" ? keys(name) : queries(name, of.part == "o");
+      cached_ = name;
+    }
+    return all_.slice(first, count);
+  }
+
+ private:
+  Tensor queries(const std::string& name, bool transpose) const {
+    const std::vector<std::int64_t> head_at = expert_query_heads(moe_);
+    std::vector<std::int64_t> place(head_at.size());
+    for (std::size_t i = 0; i < place.size(); ++i) place[std::size_t(head_at[i])] = std::int64_t(i);
+    const Tensor experts = rows_(name, 0, moe_.heads * moe_.head_dim);
+    const Tensor heads = gather_blocks(experts, place, moe_.head_dim);
+    return transpose ? transposed(heads) : heads;
+  }
+
+  /// Copies of one head in several experts were equal once; training parts them.
+  Tensor keys(const std::string& name) const {
+    const std::vector<std::int64_t> head_at = expert_key_heads(moe_);
+    const std::int64_t d = moe_.head_dim;
+    const Tensor experts = rows_(name, 0, std::int64_t(head_at.size()) * d);
+    std::vector<std::int64_t> place(std::size_t(moe_.kv_heads), -1);
+    for (std::size_t i = 0; i < head_at.size(); ++i) {
+      std::int64_t& first = place[std::size_t(head_at[i])];
+      if (first < 0) first = std::int64_t(i);
+      const Tensor a = experts.slice(first * d, d), b = experts.slice(std::int64_t(i) * d, d);
+      MOE_REQUIRE(std::memcmp(a.bytes(), b.bytes(), a.nbytes()) == 0, name, ": experts ", first,
+                  " and ", i, " hold copies of key/value head ", head_at[i],
+                  " that differ (they were trained), so one dense attention cannot stand for "
+                  "both: export native or llama-moe-v2");
+    }
+    return gather_blocks(experts, place, d);
+  }
+
+  ModelConfig moe_;
+  ParameterRows rows_;
+  std::string cached_;
+  Tensor all_;
+};
+
 class DenseSource {
  public:
   DenseSource(const ModelConfig& moe, ParameterRows rows, const NeuronOrder& order)
-      : moe_(moe), rows_(std::move(rows)) {
+      : moe_(moe), rows_(std::move(rows)), attention_(moe, rows_) {
     MOE_REQUIRE(order.empty() || std::int64_t(order.size()) == moe.layers, "neuron ids of ",
                 order.size(), " layers were given for a model of ", moe.layers);
     for (std::int64_t l = 0; l < moe.layers; ++l) {
@@ -80,6 +139,8 @@ class DenseSource {
   }
 
   Tensor rows(const std::string& name, std::int64_t first, std::int64_t count) {
+    if (const auto matrix = attention_.held_by_experts(name))
+      return attention_.rows(*matrix, first, count);
     const auto ffn = ffn_name(moe_, name);
     if (!ffn) return rows_(name, first, count);
     const Tensor& all = experts(*ffn, name);
@@ -112,6 +173,7 @@ class DenseSource {
 
   ModelConfig moe_;
   ParameterRows rows_;
+  AttentionSource attention_;
   std::vector<Places> places_;
   std::string cached_;
   Tensor all_;
@@ -120,9 +182,10 @@ class DenseSource {
 }  // namespace
 
 ModelConfig dense_config_of(const ModelConfig& moe) {
-  MOE_REQUIRE(moe.is_moe(), "the model is dense already");
+  MOE_REQUIRE(moe.is_moe() || moe.is_attention_moe(), "the model is dense already");
   ModelConfig dense = moe;
   dense.moe = {};
+  dense.attention_moe = {};
   return dense;
 }
 

@@ -21,8 +21,9 @@ ModelConfig dense_config_of(const ModelConfig& moe);
 /// copies comes back bit for bit when the order is given. Weights are taken as they are, without
 /// gates and score scales (a Mixtral folder holds its scale in its weights). Throws InputError, at
 /// once, when neurons are copied or missing: ids that are no permutation, or, without ids, experts
-/// that are together wider or narrower than the dense model. Calls must not overlap; a layer's
-/// matrix is kept until another is asked for.
+/// that are together wider or narrower than the dense model; and when they are asked for, if copies
+/// of a key/value head in several experts of the attention differ. Calls must not overlap; a
+/// layer's matrix is kept until another is asked for.
 ParameterRows dense_rows(const ModelConfig& moe, const ParameterRows& rows,
                          const NeuronOrder& order = {});
 

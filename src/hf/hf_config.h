@@ -20,7 +20,8 @@ struct HfConfig {
 /// that format; its dense layers are taken to be as wide as all experts together. Throws
 /// InputError, starting with `where` (the file) and naming the field, for other model types and for
 /// everything that our models do not compute: biases, other activations, rope types besides linear
-/// and llama3, quantised weights, gates without softmax, experts in the attention, ...
+/// and llama3, quantised weights, gates without softmax, ... A config that LLaMA-MoE v2's own code
+/// cannot run (use_attn_moe without attn_experts or scale_factor_attn) is refused, too.
 HfConfig parse_hf_config(std::string_view text, const std::string& where);
 
 /// The config.json of a model that the format can represent; `dtype` is what its weights are stored

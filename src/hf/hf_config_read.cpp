@@ -280,15 +280,29 @@ constexpr std::array kLlamaMoeV2Fields = {
     "moe_type",     "scale_factor", "num_moe_contract_layers", "intermediate_size_residual",
     "attn_experts", "use_attn_moe", "add_rescale_bias"};
 
+/// LLaMA-MoE v2's experts in the attention: one key/value head each, in every layer.
+void read_attention_experts(const Fields& f, ModelConfig* c) {
+  for (const char* key : {"attn_experts", "top_k_attn", "scale_factor_attn"})
+    MOE_REQUIRE(f.has(key), f.where(), "has use_attn_moe but no ", key,
+                ", without which LLaMA-MoE v2's own code fails (its converter leaves attn_experts "
+                "out): add it");
+  AttentionMoeConfig& a = c->attention_moe;
+  a.kind = AttentionExpert::heads;
+  a.experts = read_expert_count(f, "attn_experts", *c);
+  a.top_k = f.integer("top_k_attn");
+  MOE_REQUIRE(c->kv_heads > 0 && a.experts % c->kv_heads == 0, f.where(), "attn_experts ",
+              a.experts, " is no multiple of num_key_value_heads ", c->kv_heads);
+  a.layers.assign(std::size_t(c->layers), true);
+  a.score_scale.assign(std::size_t(c->layers), f.positive("scale_factor_attn"));
+}
+
 /// What LLaMA-MoE v2 adds to a Mixtral.
 void read_llama_moe_v2(const Fields& f, ModelConfig* c) {
   MoeConfig& m = c->moe;
   f.require_text("moe_type", "modulelist");
-  MOE_REQUIRE(!f.boolean("use_attn_moe", false) && !f.has("attn_experts"), f.where(),
-              "use_attn_moe (LLaMA-MoE v2's experts in the attention, each with a part of the "
-              "heads) is not supported");
   MOE_REQUIRE(!f.boolean("add_rescale_bias", false), f.where(),
               "add_rescale_bias true (a bias in w2) is not supported: our experts have no biases");
+  if (f.boolean("use_attn_moe", false)) read_attention_experts(f, c);
   m.score_scale.assign(std::size_t(c->layers), f.positive("scale_factor", 1));
   const std::int64_t dense = f.integer("num_moe_contract_layers", 0);
   for (std::int64_t l = 0; l < c->layers; ++l)
@@ -328,8 +342,9 @@ ModelConfig read_native(const Fields& f) {
   for (const auto& [key, value] : model.items())
     MOE_REQUIRE(known.contains(key) && known[key] == value, f.where(), "model.", key, " ",
                 value.dump(), " is not understood");
-  MOE_REQUIRE(c.layers <= kMaxLayers && c.moe.experts <= kMaxExperts, f.where(),
-              "model: too many layers or experts");
+  MOE_REQUIRE(c.layers <= kMaxLayers && c.moe.experts <= kMaxExperts &&
+                  c.attention_moe.experts <= kMaxExperts,
+              f.where(), "model: too many layers or experts");
   MOE_REQUIRE(c.heads <= kMaxDimension / c.head_dim, f.where(),
               "model: heads times head_dim is too large");
   for (const auto* layers : {&c.moe.expert_sizes, &c.moe.shared_sizes})

@@ -127,12 +127,19 @@ ordered_json llama_moe_v2_json(const ModelConfig& c) {
           {"num_moe_contract_layers", dense},
           {"intermediate_size_residual",
            shared.empty() ? ordered_json(nullptr) : ordered_json(sum(shared))},
-          {"use_attn_moe", false},
+          {"use_attn_moe", c.is_attention_moe()},
           {"add_rescale_bias", false},
           {"auto_map",
            {{"AutoConfig", "configuration_mixtral.MixtralConfig"},
             {"AutoModel", "modeling_mixtral.MixtralModel"},
             {"AutoModelForCausalLM", "modeling_mixtral.MixtralForCausalLM"}}}};
+}
+
+/// Of LLaMA-MoE v2's experts in the attention.
+ordered_json attention_json(const AttentionMoeConfig& a) {
+  return {{"attn_experts", a.experts},
+          {"top_k_attn", a.top_k},
+          {"scale_factor_attn", a.score_scale.front()}};
 }
 
 std::string native_json(const ModelConfig& c, DType dtype) {
@@ -193,6 +200,8 @@ std::string hf_config_json(const ModelConfig& config, ModelFormat format, DType 
     j["sliding_window"] = nullptr;
   }
   if (format == ModelFormat::llama_moe_v2) j.update(llama_moe_v2_json(c));
+  if (format == ModelFormat::llama_moe_v2 && c.is_attention_moe())
+    j.update(attention_json(c.attention_moe));
   return j.dump(2) + "\n";
 }
 

@@ -29,6 +29,8 @@ constexpr std::array kLayerNames = {
     Names{"ffn_norm.weight", "post_attention_layernorm.weight"},
 };
 
+constexpr std::string_view kAttentionRouter = "attention.router.";
+
 constexpr std::array kLlamaMoeRouterNames = {
     Names{"router.weight", "gate.gate_network.weight"},
     Names{"router.hidden.weight", "gate.gate_network.0.weight"},
@@ -85,12 +87,14 @@ class Namer {
     const std::string_view block = ours.substr(0, block_end);
     const std::string_view part =
         ours.substr(block_end + 1, ours.find('.', block_end + 1) - block_end - 1);
+    if (ours.starts_with("attention.experts.")) return attention_experts(ours);
     if (block == "ffn") return dense(part);
     if (block == "experts") return experts(part);
     if (block == "shared") return shared(part);
-    whole(prefixed(block == "router"          ? router(ours)
-                   : block == "shared_router" ? shared_router()
-                                              : lookup(kLayerNames, ours)),
+    whole(prefixed(block == "router"                    ? router(ours)
+                   : block == "shared_router"           ? shared_router()
+                   : ours.starts_with(kAttentionRouter) ? attention_router(ours)
+                                                        : lookup(kLayerNames, ours)),
           false);
   }
 
@@ -107,7 +111,7 @@ class Namer {
 
   void experts(std::string_view part) {
     const bool scaled = part == "down" && format_ == ModelFormat::mixtral;
-    each(part, config_.layer_expert_sizes(layer_),
+    each(config_.layer_expert_sizes(layer_), part == "down",
          scaled ? config_.moe.score_scale.at(std::size_t(layer_)) : 1.0, [&](std::size_t e) {
            return is_mixtral(format_)
                       ? str("block_sparse_moe.experts.", e, ".", mixtral_matrix(part))
@@ -119,7 +123,7 @@ class Namer {
     if (format_ == ModelFormat::llama_moe_v2)
       return whole(prefixed("mlp_residual." + mixtral_matrix(part)), part == "down");
     if (format_ != ModelFormat::llama_moe) return whole("", false);
-    each(part, config_.layer_shared_sizes(layer_), 1, [&](std::size_t e) {
+    each(config_.layer_shared_sizes(layer_), part == "down", 1, [&](std::size_t e) {
       return str("mlp.residual_block.calculator.experts.weight_", part, ".", e);
     });
   }
@@ -128,6 +132,20 @@ class Namer {
     if (is_mixtral(format_)) return ours == "router.weight" ? "block_sparse_moe.gate.weight" : "";
     const std::string theirs = lookup(kLlamaMoeRouterNames, ours);
     return theirs.empty() ? theirs : llama_moe_block() + theirs;
+  }
+
+  void attention_experts(std::string_view ours) {
+    if (format_ != ModelFormat::llama_moe_v2) return whole("", false);
+    const std::string part(ours.substr(ours.rfind('.', ours.rfind('.') - 1) + 1, 1));
+    const std::int64_t experts = config_.attention_moe.experts;
+    each(std::vector(std::size_t(experts), stored_.rows / experts), part == "o", 1,
+         [&](std::size_t e) { return str("self_attn.", part, "_proj.", e, ".weight"); });
+  }
+
+  std::string attention_router(std::string_view ours) const {
+    const bool named =
+        format_ == ModelFormat::llama_moe_v2 && ours.substr(kAttentionRouter.size()) == "weight";
+    return named ? "self_attn.gate.weight" : "";
   }
 
   std::string shared_router() const {
@@ -146,16 +164,15 @@ class Namer {
     stored_.pieces.back().keeps_f32 = !spec_.trained;
   }
 
-  /// One tensor for each expert.
-  void each(std::string_view part, const std::vector<std::int64_t>& sizes, double scale,
+  /// One tensor for each expert, of `sizes` rows of ours.
+  void each(const std::vector<std::int64_t>& sizes, bool transposed, double scale,
             const std::function<std::string(std::size_t)>& tensor) {
-    const bool down = part == "down";
     std::int64_t first = 0;
     for (std::size_t e = 0; e < sizes.size(); first += sizes[e++])
       stored_.pieces.push_back(
           {prefix_ + tensor(e),
-           down ? Shape{stored_.cols, sizes[e]} : Shape{sizes[e], stored_.cols}, first, sizes[e],
-           down, scale});
+           transposed ? Shape{stored_.cols, sizes[e]} : Shape{sizes[e], stored_.cols}, first,
+           sizes[e], transposed, scale});
   }
 
   const ModelConfig& config_;

@@ -89,10 +89,44 @@ void require_llama_moe_v2(const ModelConfig& c) {
               width, ", but the model's dense layers have ", c.intermediate_size, ": write native");
 }
 
+/// LLaMA-MoE v2 has experts of its attention in every layer, each with one key/value head.
+void require_attention_of_v2(const ModelConfig& c) {
+  const AttentionMoeConfig& a = c.attention_moe;
+  const std::string v2 = "llama-moe-v2's experts in the attention ";
+  MOE_REQUIRE(a.kind == AttentionExpert::heads, v2,
+              "have keys and values of their own (kind heads), the model routes queries and keeps "
+              "keys and values dense: write native");
+  MOE_REQUIRE(a.experts % c.kv_heads == 0, v2, "have one key/value head each, the model has ",
+              c.kv_heads, " key/value heads in ", a.experts, " experts: write native");
+  MOE_REQUIRE(c.heads * c.head_dim == c.hidden_size, v2,
+              "need heads times head_dim to be the hidden size, in the model they are ", c.heads,
+              " times ", c.head_dim, " and ", c.hidden_size, ": write native");
+  MOE_REQUIRE(a.gate == GateKind::linear && !a.gate_noise, v2,
+              "have a linear gate without noise: write native");
+  MOE_REQUIRE(!a.gate_bias && !a.selection_bias, v2,
+              "have no place for a bias of their router: write native");
+  MOE_REQUIRE(!a.softmax_over_all, v2,
+              "are weighed by the softmax over the chosen ones, the model's by the softmax over "
+              "all: write native");
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    MOE_REQUIRE(c.is_attention_moe_layer(l), v2, "are in every layer, but the attention of layer ",
+                l, " is dense: write native");
+    MOE_REQUIRE(a.score_scale[std::size_t(l)] == a.score_scale[0], v2,
+                "have one scale for all layers, the model ", a.score_scale[0], " in layer 0 and ",
+                a.score_scale[std::size_t(l)], " in layer ", l, ": write native");
+  }
+}
+
 }  // namespace
 
 void require_representable(const ModelConfig& c, ModelFormat format) {
   if (format == ModelFormat::native) return;
+  MOE_REQUIRE(!c.is_attention_moe() || format == ModelFormat::llama_moe_v2, name(format),
+              " has no experts in the attention: write native, or llama-moe-v2 for experts of kind "
+              "heads in every layer");
+  MOE_REQUIRE(!c.is_attention_moe() || c.is_moe(),
+              "llama-moe-v2 has experts in the attention only beside those of the feed-forward, "
+              "which is dense in the model: write native");
   if (format == ModelFormat::llama) {
     MOE_REQUIRE(!c.is_moe(),
                 "a model with experts cannot be written as llama: use llama-moe, mixtral for a "
@@ -109,7 +143,10 @@ void require_representable(const ModelConfig& c, ModelFormat format) {
               "which other experts would be chosen: write native");
   if (format == ModelFormat::llama_moe) return require_llama_moe(c);
   require_mixtral_gate_and_sizes(c, format);
-  if (format == ModelFormat::llama_moe_v2) return require_llama_moe_v2(c);
+  if (format == ModelFormat::llama_moe_v2) {
+    if (c.is_attention_moe()) require_attention_of_v2(c);
+    return require_llama_moe_v2(c);
+  }
   require_no_dense_layer(c, format);
   for (std::int64_t l = 0; l < c.layers; ++l)
     MOE_REQUIRE(c.layer_shared_sizes(l).empty(), "mixtral has no shared experts, but layer ", l,

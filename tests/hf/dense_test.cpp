@@ -88,6 +88,79 @@ TEST_F(DenseOut, WithoutIdsSharedExpertsComeFirst) {
       same_bits(out("layers.2.ffn.down.weight", 0, 3), rows("layers.2.shared.down.weight", 0, 3)));
 }
 
+/// A model of eight query heads and four key/value heads whose every weight says where it is from:
+/// in q, k and v head h holds h + 1 in its first row, in o the columns of head h hold it.
+ParameterRows heads_as_numbers(const ModelConfig& c, const std::string& prefix) {
+  return [c, prefix](const std::string& name, std::int64_t first, std::int64_t count) {
+    for (const ParameterSpec& p : model_parameters(c)) {
+      if (p.name != name) continue;
+      const Tensor all = Tensor::zeros(p.shape, DType::f32);
+      const bool o = name.ends_with("o.weight");
+      for (std::int64_t i = 0; i < all.size() && name.find(prefix) != std::string::npos; ++i)
+        all.data<float>()[i] = float((o ? i % all.cols() : i / all.cols()) / c.head_dim + 1);
+      return all.slice(first, count);
+    }
+    throw Error(name);
+  };
+}
+
+ModelConfig eight_heads() {
+  ModelConfig c = small_dense_config();
+  c.heads = 8;
+  c.kv_heads = 4;
+  return c;
+}
+
+TEST(DenseOfAttention, RoutedQueriesGoBackToTheirHeads) {
+  // Two experts: of the key/value heads 0 to 3 the queries 0, 2, 4, 6 and 1, 3, 5, 7.
+  const ModelConfig c = with_attention(eight_heads(), AttentionExpert::queries, 2, 1);
+  const std::vector<int> head_at = {0, 2, 4, 6, 1, 3, 5, 7};
+  const ParameterRows dense = heads_as_numbers(eight_heads(), ".attention.");
+  const ParameterRows experts = [&](const std::string& name, std::int64_t first,
+                                    std::int64_t count) {
+    if (name.find(".attention.experts.") == std::string::npos) return dense(name, first, count);
+    const Tensor all = Tensor::empty({16, 8}, DType::f32);
+    for (std::int64_t i = 0; i < all.size(); ++i)
+      all.data<float>()[i] = float(head_at[std::size_t(i / 16)] + 1);
+    return all.slice(first, count);
+  };
+  const ParameterRows back = dense_rows(c, experts);
+  EXPECT_FALSE(dense_config_of(c).is_attention_moe());
+  for (const char* part : {"q", "k", "v", "o"}) {
+    const std::string name = str("layers.1.attention.", part, ".weight");
+    const std::int64_t rows = *part == 'o' || *part == 'k' || *part == 'v' ? 8 : 16;
+    EXPECT_TRUE(same_bits(back(name, 0, rows), dense(name, 0, rows))) << name;
+    EXPECT_TRUE(same_bits(back(name, 3, 2), dense(name, 3, 2))) << name;
+  }
+}
+
+TEST(DenseOfAttention, CopiesOfAHeadGoBackWhileTheyAreEqual) {
+  const ModelConfig c = with_attention(eight_heads(), AttentionExpert::heads, 8, 2);
+  float trained = 0;
+  const ParameterRows experts = [&](const std::string& name, std::int64_t first,
+                                    std::int64_t count) {
+    const Tensor all = Tensor::empty({16, 8}, DType::f32);
+    const bool key = name.ends_with("k.weight") || name.ends_with("v.weight");
+    for (std::int64_t i = 0; i < all.size(); ++i)
+      all.data<float>()[i] = float(i / 16 / (key ? 2 : 1) + 1);
+    if (name == "layers.1.attention.experts.v.weight") all.data<float>()[5 * 16] += trained;
+    return all.slice(first, count);
+  };
+  const ParameterRows dense = heads_as_numbers(eight_heads(), ".attention.");
+  const ParameterRows back = dense_rows(c, experts);
+  for (const char* part : {"q", "k", "v", "o"}) {
+    const std::string name = str("layers.1.attention.", part, ".weight");
+    const std::int64_t rows = *part == 'q' ? 16 : 8;
+    EXPECT_TRUE(same_bits(back(name, 0, rows), dense(name, 0, rows))) << name;
+  }
+  trained = 1e-3F;
+  const ParameterRows after = dense_rows(c, experts);
+  EXPECT_NO_THROW((void)after("layers.0.attention.v.weight", 0, 8));
+  EXPECT_THAT(input_error_of([&] { (void)after("layers.1.attention.v.weight", 0, 8); }),
+              AllOf(HasSubstr("layers.1.attention.experts.v.weight"), HasSubstr("experts 4 and 5"),
+                    HasSubstr("key/value head 2"), HasSubstr("native")));
+}
+
 TEST_F(DenseOut, RefusesNeuronsThatAreCopiedOrMissing) {
   const auto message = [&] { return input_error_of([&] { dense_rows(moe_, split(), order_); }); };
   const NeuronOrder good = order_;

@@ -245,8 +245,34 @@ INSTANTIATE_TEST_SUITE_P(
                   "score_scale_factor_residual differs between layers"},
         BadConfig{"ResidualSizes", kResidual, R"(,"size_experts_residual":[6])",
                   "size_experts_residual"},
-        BadConfig{"AttentionMoe", kMixtral, R"(,"use_attn_moe":true)", "use_attn_moe"},
-        BadConfig{"AttentionExperts", kMixtral, R"(,"attn_experts":8)", "use_attn_moe"},
+        // What the published code fails on: its converter leaves attn_experts out, the default
+        // of scale_factor_attn cannot be multiplied with.
+        BadConfig{"V2AttentionDefect1NoExperts", kMixtral,
+                  R"(,"use_attn_moe":true,"top_k_attn":2,"scale_factor_attn":4.0)",
+                  "has use_attn_moe but no attn_experts"},
+        BadConfig{"V2AttentionNoTopK", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":8,"scale_factor_attn":4.0)",
+                  "has use_attn_moe but no top_k_attn"},
+        BadConfig{
+            "V2AttentionNoScale", kMixtral,
+            R"(,"use_attn_moe":true,"attn_experts":8,"top_k_attn":2,"scale_factor_attn":null)",
+            "has use_attn_moe but no scale_factor_attn"},
+        BadConfig{"V2AttentionUnevenExperts", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":12,"top_k_attn":2,"scale_factor_attn":4)",
+                  "attn_experts 12 is no multiple of num_key_value_heads 8"},
+        BadConfig{"V2AttentionTooFine", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":16,"top_k_attn":2,"scale_factor_attn":4)",
+                  "config.json: attention_moe: 16 experts of heads"},
+        BadConfig{"V2AttentionTopK", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":8,"top_k_attn":9,"scale_factor_attn":4)",
+                  "attention_moe.top_k must lie between 1 and experts (8), is 9"},
+        BadConfig{"V2AttentionNegative", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":-8,"top_k_attn":9,"scale_factor_attn":4)",
+                  "attn_experts"},
+        BadConfig{"V2AttentionManyExperts", kMixtral,
+                  R"(,"use_attn_moe":true,"attn_experts":1048576,"top_k_attn":2,)"
+                  R"("scale_factor_attn":4)",
+                  "attn_experts 1048576 is out of range"},
         BadConfig{"RescaleBias", kMixtral, R"(,"add_rescale_bias":true)", "add_rescale_bias"},
         BadConfig{"MoeType", kMixtral, R"(,"moe_type":"megablocks")", "moe_type"},
         BadConfig{"AllContract", kMixtral, R"(,"num_moe_contract_layers":1)",
@@ -363,6 +389,34 @@ TEST(HfConfig, WritesTheFieldsOfLlamaMoeV2) {
               HasSubstr("\"intermediate_size_residual\": null"));
 }
 
+TEST(HfConfig, ReadsTheAttentionExpertsOfLlamaMoeV2) {
+  const std::string some = kMixtral + R"(,"num_key_value_heads":4)";
+  const ModelConfig c = parse(some, R"(,"use_attn_moe":true,"attn_experts":8,"top_k_attn":7,)"
+                                    R"("scale_factor_attn":4.0)")
+                            .config;
+  EXPECT_EQ(c.attention_moe.kind, AttentionExpert::heads);
+  EXPECT_EQ(c.attention_moe.experts, 8);
+  EXPECT_EQ(c.attention_moe.top_k, 7);
+  EXPECT_EQ(c.attention_moe.gate, GateKind::linear);
+  EXPECT_FALSE(c.attention_moe.gate_noise);
+  EXPECT_THAT(c.attention_moe.layers, Each(true));
+  EXPECT_THAT(c.attention_moe.score_scale, Each(4.0));
+  EXPECT_EQ(c.expert_kv_heads(), 1);
+  // Without use_attn_moe the published code does not look at the others.
+  EXPECT_FALSE(parse(some, R"(,"use_attn_moe":false,"attn_experts":8)").config.is_attention_moe());
+}
+
+TEST(HfConfig, WritesTheAttentionExpertsOfLlamaMoeV2) {
+  const std::string text =
+      hf_config_json(with_attention(small_v2_config(false, 0), AttentionExpert::heads, 4, 3, 1.25),
+                     ModelFormat::llama_moe_v2, DType::bf16);
+  for (const char* field : {"\"use_attn_moe\": true", "\"attn_experts\": 4", "\"top_k_attn\": 3",
+                            "\"scale_factor_attn\": 1.25"})
+    EXPECT_THAT(text, HasSubstr(field));
+  EXPECT_THAT(hf_config_json(small_v2_config(false, 0), ModelFormat::llama_moe_v2, DType::bf16),
+              AllOf(HasSubstr("\"use_attn_moe\": false"), Not(HasSubstr("attn_experts"))));
+}
+
 TEST(HfConfig, NativeRefusesWhatItDoesNotUnderstand) {
   const std::string good = hf_config_json(everything_config(), ModelFormat::native, DType::bf16);
   const auto message = [&](const std::string& from, const std::string& to) {
@@ -379,6 +433,8 @@ TEST(HfConfig, NativeRefusesWhatItDoesNotUnderstand) {
   EXPECT_THAT(message("\"hidden_size\": 8", "\"hidden_size\": 8888888888"),
               HasSubstr("8888888888"));
   EXPECT_THAT(message("\"rope_theta\": 10000.0", "\"rope_theta\": 1e300"), HasSubstr("1e+300"));
+  EXPECT_THAT(message("\"rope_scaling\"", "\"attention_moe\": {\"experts\": 2}, \"rope_scaling\""),
+              HasSubstr("top_k"));
 }
 
 TEST(HfConfig, NativeOfBeforeThereWasASelectionBiasHasNone) {
@@ -418,6 +474,10 @@ TEST(HfConfig, WrittenConfigsReadBackEqual) {
         {small_residual_config(GateKind::mlp), ModelFormat::llama_moe},
         {small_v2_config(false, 5), ModelFormat::llama_moe_v2},
         {small_v2_config(true, 0), ModelFormat::llama_moe_v2},
+        {with_attention(small_v2_config(true, 0), AttentionExpert::heads, 4, 2, 2),
+         ModelFormat::llama_moe_v2},
+        {with_attention(everything_config(), AttentionExpert::queries, 2, 1, 2),
+         ModelFormat::native},
         {dense, ModelFormat::native},
         {moe, ModelFormat::native},
         {everything_config(), ModelFormat::native}}) {

@@ -152,6 +152,17 @@ inline ModelConfig small_v2_config(bool contract, std::int64_t shared) {
   return c;
 }
 
+/// Experts in the attention of every layer of a model.
+inline ModelConfig with_attention(ModelConfig c, AttentionExpert kind, std::int64_t experts,
+                                  std::int64_t top_k, double scale = 1) {
+  c.attention_moe.kind = kind;
+  c.attention_moe.experts = experts;
+  c.attention_moe.top_k = top_k;
+  c.attention_moe.layers.assign(std::size_t(c.layers), true);
+  c.attention_moe.score_scale.assign(std::size_t(c.layers), scale);
+  return c;
+}
+
 /// What only the native format can say: a dense layer in the middle, a biased gate, softmax over
 /// all experts, uneven experts, other shared experts in every layer.
 inline ModelConfig everything_config() {

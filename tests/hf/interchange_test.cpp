@@ -63,6 +63,70 @@ TEST(Interchange, V2ThroughOurOwnIsBitEqual) {
     }
 }
 
+TEST(Interchange, V2WithAttentionExpertsThroughOurOwnIsBitEqual) {
+  for (const std::int64_t experts : {2, 4}) {
+    TestFolder folder;
+    const ModelConfig config =
+        with_attention(small_v2_config(false, 5), AttentionExpert::heads, experts, 2, 1.5);
+    const RandomModel model(config, DType::bf16);
+    write_model(folder / "v2", config, options_of(ModelFormat::llama_moe_v2), model.rows());
+    convert(folder / "v2", folder / "ours", ModelFormat::native);
+    convert(folder / "ours", folder / "again", ModelFormat::llama_moe_v2);
+    expect_same_model(folder / "v2", folder / "again");
+    // Row n of our o is column n of theirs, expert by expert.
+    const Tensor o = model.at("layers.1.attention.experts.o.weight");
+    const SafetensorsFile file(folder / "v2" / "model.safetensors");
+    const std::int64_t rows = 8 / experts;
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const Tensor theirs = file.read(str("model.layers.1.self_attn.o_proj.", e, ".weight"));
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t h = 0; h < 8; ++h)
+          EXPECT_EQ(theirs.data<bf16>()[h * rows + r].bits,
+                    o.data<bf16>()[(e * rows + r) * 8 + h].bits);
+    }
+  }
+}
+
+TEST(Interchange, AttentionExpertsThatAreMissingMisshapenOrTooManyAreNamed) {
+  const auto message = [](const ModelConfig& config, auto edit) {
+    TestFolder folder;
+    const RandomModel model(config, DType::bf16);
+    write_model(folder / "v2", config, options_of(ModelFormat::llama_moe_v2), model.rows());
+    edit(folder / "v2");
+    return input_error_of([&] { ModelFolder f(folder / "v2"); });
+  };
+  const ModelConfig config =
+      with_attention(small_v2_config(false, 0), AttentionExpert::heads, 2, 1);
+  const std::string k = "model.layers.3.self_attn.k_proj.1.weight";
+  EXPECT_THAT(message(config,
+                      [&](const fs::path& path) {
+                        edit_tensors(path, [&](auto& d) { return d.name != k; });
+                      }),
+              HasSubstr(str("'", k, "' is missing")));
+  const std::string gate = "model.layers.0.self_attn.gate.weight";
+  EXPECT_THAT(message(config,
+                      [&](const fs::path& path) {
+                        edit_tensors(path, [&](auto& d) {
+                          if (d.name == gate) d.shape = {1, 16};
+                          return true;
+                        });
+                      }),
+              AllOf(HasSubstr(gate), HasSubstr("[1, 16]"), HasSubstr("[2, 8]")));
+  EXPECT_THAT(message(config,
+                      [](const fs::path& path) {
+                        replace_in_file(path / "config.json", "\"use_attn_moe\": true",
+                                        "\"use_attn_moe\": false");
+                      }),
+              AllOf(HasSubstr("self_attn.q_proj.weight"), HasSubstr("missing")));
+  // Other numbers of experts than the file has.
+  EXPECT_THAT(message(config,
+                      [](const fs::path& path) {
+                        replace_in_file(path / "config.json", "\"attn_experts\": 2",
+                                        "\"attn_experts\": 4");
+                      }),
+              HasSubstr("self_attn"));
+}
+
 TEST(Interchange, MixtralWithAPowerOfTwoInItsWeightsThroughOurOwnIsBitEqual) {
   TestFolder folder;
   ModelConfig config = small_mixtral_config();

@@ -86,6 +86,17 @@ ModelConfig tied(ModelConfig c) {
   return c;
 }
 
+/// Both mixtures, the attention's in the last layer alone, with all that its router can have.
+ModelConfig attention_of_some_layers() {
+  ModelConfig c = with_attention(everything_config(), AttentionExpert::heads, 4, 1, 0.5);
+  c.attention_moe.layers = {false, false, true};
+  c.attention_moe.score_scale = {1, 1, 0.3};
+  c.attention_moe.softmax_over_all = true;
+  c.attention_moe.gate_bias = true;
+  c.attention_moe.selection_bias = true;
+  return c;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     All, EveryFormat,
     ::testing::Values(
@@ -101,6 +112,19 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"V2Shared", small_v2_config(false, 5), ModelFormat::llama_moe_v2},
         Case{"V2Contract", small_v2_config(true, 0), ModelFormat::llama_moe_v2},
         Case{"V2SharedContract", small_v2_config(true, 5), ModelFormat::llama_moe_v2},
+        Case{"V2AttentionHeads",
+             with_attention(small_v2_config(false, 0), AttentionExpert::heads, 2, 1, 1.25),
+             ModelFormat::llama_moe_v2},
+        Case{"V2AttentionFiner",
+             with_attention(small_v2_config(true, 5), AttentionExpert::heads, 4, 3, 4),
+             ModelFormat::llama_moe_v2},
+        Case{"NativeAttentionAlone",
+             with_attention(small_dense_config(), AttentionExpert::queries, 2, 1, 3),
+             ModelFormat::native},
+        Case{"NativeAttentionOfWideHeads",
+             with_attention(everything_config(), AttentionExpert::heads, 1, 1, 2),
+             ModelFormat::native},
+        Case{"NativeAttentionOfSomeLayers", attention_of_some_layers(), ModelFormat::native},
         Case{"NativeDense", tied(small_dense_config()), ModelFormat::native},
         Case{"NativeEverything", everything_config(), ModelFormat::native},
         Case{"NativeMlp", tied(small_moe_config(GateKind::mlp)), ModelFormat::native}),

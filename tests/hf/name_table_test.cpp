@@ -190,6 +190,34 @@ TEST(NameTable, V2Defect4DenseLayersHaveTheNamesThatTheModelReads) {
   }
 }
 
+TEST(NameTable, NamesTheAttentionExpertsOfVersionTwo) {
+  // 8 experts are the key/value heads with their four queries; 16 and 32 are finer.
+  for (const std::int64_t experts : {8, 16, 32}) {
+    ModelConfig c = v2_config(8, 2, false);
+    c.attention_moe.kind = AttentionExpert::heads;
+    c.attention_moe.experts = experts;
+    c.attention_moe.layers.assign(32, true);
+    c.attention_moe.score_scale.assign(32, 4);
+    ASSERT_NO_THROW(require_representable(c, ModelFormat::llama_moe_v2));
+    auto tensors = tensors_of(c, ModelFormat::llama_moe_v2);
+    const std::int64_t rows = 4096 / experts;
+    for (const int l : {0, 31}) {
+      const std::string attention = str("model.layers.", l, ".self_attn.");
+      EXPECT_EQ(tensors.at(attention + "gate.weight"), (Shape{experts, 4096}));
+      for (const std::int64_t e : {std::int64_t(0), experts - 1}) {
+        EXPECT_EQ(tensors.at(str(attention, "q_proj.", e, ".weight")), (Shape{rows, 4096}));
+        EXPECT_EQ(tensors.at(str(attention, "k_proj.", e, ".weight")), (Shape{128, 4096}));
+        EXPECT_EQ(tensors.at(str(attention, "v_proj.", e, ".weight")), (Shape{128, 4096}));
+        EXPECT_EQ(tensors.at(str(attention, "o_proj.", e, ".weight")), (Shape{4096, rows}));
+      }
+      EXPECT_FALSE(tensors.contains(attention + "q_proj.weight"));
+    }
+    const auto plain = tensors_of(v2_config(8, 2, false), ModelFormat::llama_moe_v2);
+    EXPECT_EQ(tensors.size(), plain.size() + 32 * std::size_t(1 + 4 * experts - 4));
+    EXPECT_EQ(elements(tensors), count_parameters(c).total);
+  }
+}
+
 TEST(NameTable, NamesTheTensorsOfLlamaMoeResidual) {
   ModelConfig c = v1_config(14);
   c.moe.expert_sizes.assign(32, std::vector<std::int64_t>(14, 688));
@@ -304,6 +332,11 @@ TEST(NameTable, PiecesCoverUnevenExpertsInOrder) {
 TEST(NameTable, RefusesWhatAFormatHasNoNameFor) {
   EXPECT_THROW(stored_parameters(v1_config(8), ModelFormat::mixtral), Error);  // mlp gate
   EXPECT_THROW(stored_parameters(v2_config(7, 1, true), ModelFormat::mixtral), Error);
+  ModelConfig attention = v2_config(8, 2, false);
+  attention.attention_moe.experts = 8;
+  attention.attention_moe.kind = AttentionExpert::heads;
+  attention.attention_moe.layers.assign(32, true);
+  EXPECT_THROW(stored_parameters(attention, ModelFormat::mixtral), Error);
   ModelConfig dense_layer = v1_config(8);
   dense_layer.moe.expert_sizes[5].clear();
   EXPECT_THROW(stored_parameters(dense_layer, ModelFormat::llama_moe), Error);
