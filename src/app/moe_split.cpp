@@ -28,7 +28,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* kDescription =
     "Turns a dense LLaMA checkpoint into a mixture of experts: divides the FFN neurons of every "
-    "layer among experts and adds a gate. Input and output are Hugging Face folders.";
+    "layer, and the heads of its attention if you like, among experts and adds gates. Input and "
+    "output are Hugging Face folders.";
 
 constexpr const char* kExamples = R"(Examples:
   Eight experts, two per token, as LLaMA-MoE v1 made its 3.5B (2/8) model:
@@ -44,6 +45,14 @@ constexpr const char* kExamples = R"(Examples:
               --importance-from inputs --gate centers --scale least-squares --format native \
               --calibration shards/text.h5 --held-out shards/held-out.h5
 
+  Experts in the attention besides, as LLaMA-MoE v2 has them: eight key/value heads with their
+  queries, of which two are chosen; or routed queries alone, which keep every token's context:
+    moe-split --input llama-3-8b --output v2 --gate linear --format llama-moe-v2 \
+              --attention heads --attention-experts 8 --attention-top-k 2
+    moe-split --input llama-3-8b --output queries --experts 0 --format native \
+              --attention queries --attention-top-k 2 --attention-gate centers \
+              --calibration shards/text.h5
+
   The dense model exactly, to check an installation, and the proof:
     moe-split --input llama-2-7b --output same --experts 8 --top-k 8 --gate zeros --scale 8
     moe-split verify llama-2-7b same --data shards/held-out.h5
@@ -56,6 +65,7 @@ constexpr const char* kExamples = R"(Examples:
 struct SplitArguments {
   SplitOptions split;
   std::string gate, gate_metric = "cosine", scale = "natural", format = "llama-moe", dtype;
+  std::string attention, attention_gate = "random", attention_scale = "natural";
   std::vector<std::string> calibration, held_out;
   std::int64_t threads = 0;
   bool json = false;
@@ -84,13 +94,18 @@ SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, co
   };
   losses.dense =
       losses_of({dense.config()}, dense_rows, DType::f32, text, kMicroBatch, world).front();
+  std::map<std::int64_t, ModelConfig> planned;
+  if (plan.layers.empty())
+    planned[0] = plan.config;
+  else
+    for (const auto& [k, scale] : plan.layers.begin()->second.scale)
+      planned[k] = plan.config_with(k);
   std::vector<ModelConfig> configs;
-  const std::map<std::int64_t, double>& planned = plan.layers.begin()->second.scale;
-  for (const auto& [k, scale] : planned) configs.push_back(plan.config_with(k));
+  for (const auto& [k, config] : planned) configs.push_back(config);
   const auto found =
       losses_of(configs, split_rows(dense, plan, dtype), DType::f32, text, kMicroBatch, world);
   auto loss = found.begin();
-  for (const auto& [k, scale] : planned) losses.by_top_k[k] = *loss++;
+  for (const auto& [k, config] : planned) losses.by_top_k[k] = *loss++;
   return losses;
 }
 
@@ -99,6 +114,9 @@ int run_split(SplitArguments& a, Communicator& world) {
   if (!a.dtype.empty()) a.split.dtype = stored_type_named(a.dtype);
   a.split.gate_metric = token_metric_named(a.gate_metric);
   a.split.scale = split_scale_named(a.scale);
+  if (!a.attention.empty()) a.split.attention.kind = attention_expert_named(a.attention);
+  a.split.attention.gate = attention_gate_named(a.attention_gate);
+  a.split.attention.scale = split_scale_named(a.attention_scale);
   a.split.format = model_format_named(a.format);
   a.split.calibration.shards.assign(a.calibration.begin(), a.calibration.end());
   a.split.every_top_k = !a.held_out.empty();
@@ -153,7 +171,9 @@ void define_split(CLI::App& app, SplitArguments& a) {
   SplitOptions& o = a.split;
   app.add_option("--input", o.input, "dense model: a Hugging Face folder of a LLaMA");
   app.add_option("--output", o.output, "folder to make");
-  app.add_option("--experts", o.experts, "routed experts per layer")->capture_default_str();
+  app.add_option("--experts", o.experts,
+                 "routed experts per layer; 0, with --attention: the feed-forward stays dense")
+      ->capture_default_str();
   app.add_option("--top-k", o.top_k, "experts chosen per token")->capture_default_str();
   app.add_option("--shared", o.shared,
                  "shared experts per layer, which every token visits besides (residual, "
@@ -222,6 +242,34 @@ void define_split(CLI::App& app, SplitArguments& a) {
                  "scale each output channel to the dense one's variance, in the down projections");
   gates.add_option("--softmax-over-all", o.softmax_over_all,
                    "weights by the softmax over all experts (default: native with top-k 1)");
+
+  CLI::Option_group& attention = *app.add_option_group("Experts in the attention");
+  AttentionSplitOptions& h = o.attention;
+  attention.add_option("--attention", a.attention,
+                       "what an expert is: queries (some query heads of every key/value head; keys "
+                       "and values stay dense) or heads (key/value heads with their queries; sees "
+                       "only tokens that chose the same expert, as LLaMA-MoE v2 has it)");
+  attention.add_option("--attention-experts", h.experts,
+                       "default: queries: query heads of a key/value head; heads: key/value "
+                       "heads (a multiple of them copies keys and values)");
+  attention.add_option("--attention-top-k", h.top_k,
+                       "experts chosen per token (default: half of them)");
+  attention
+      .add_option("--attention-scale", a.attention_scale,
+                  "factor on the experts' sum: a number, natural (experts / top-k) or variance")
+      ->capture_default_str();
+  attention
+      .add_option("--attention-gate", a.attention_gate,
+                  "random, zeros, or from calibration text centers (of clusters of what the "
+                  "attention is given)")
+      ->capture_default_str();
+  attention
+      .add_option("--attention-dense-layers", h.dense_layers,
+                  "layers whose attention is left dense, as 0,31")
+      ->delimiter(',');
+  attention.add_option("--attention-softmax-over-all", h.softmax_over_all,
+                       "weights by the softmax over all experts (default: native with "
+                       "--attention-top-k 1)");
 
   CLI::Option_group& text = *app.add_option_group("Text");
   text.add_option("--calibration", a.calibration, "token shards that methods and gates learn from");

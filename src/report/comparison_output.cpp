@@ -48,6 +48,7 @@ std::vector<Column> table(const SplitComparison& c) {
   });
   add("top-k", false,
       [](const auto& m) { return m.experts > 0 ? fmt::format("{}", m.top_k) : ""; });
+  add("attention", true, [](const auto& m) { return m.attention; });
   add("gate", true, [](const auto& m) { return m.gate; });
   add("scale", true, [](const auto& m) { return m.scale; });
   add_quality("error", &MeanQuality::error, 4);
@@ -117,6 +118,7 @@ std::string comparison_json(const SplitComparison& c) {
                   {"top_k", m.top_k},
                   {"gate", m.gate},
                   {"scale", m.scale}});
+    if (!m.attention.empty()) one["attention"] = m.attention;
     if (m.quality)
       one.update({{"reconstruction_error", m.quality->error},
                   {"activation_recall", m.quality->recall},

@@ -62,15 +62,21 @@ Entry open_entry(const fs::path& path, bool to_measure) {
     m.shared_experts = r.shared_experts;
     m.top_k = r.top_k;
     m.quality = mean_quality(r);
+    if (r.attention)
+      m.attention = attention_phrase(r.attention->kind, r.attention->experts, r.attention->top_k);
     if (!to_measure) return entry;
   }
   entry.source = open_model(path);
   const ModelConfig& c = entry.source->config;
   if (entry.record)
-    MOE_REQUIRE(c.moe.experts == m.experts && c.moe.top_k == m.top_k, report.string(),
-                " does not describe the model beside it: it says ", m.experts, " experts, ",
-                m.top_k, " chosen, the model has ", c.moe.experts, ", ", c.moe.top_k);
-  if (entry.record || !c.is_moe()) return entry;
+    MOE_REQUIRE(c.moe.experts == m.experts && (m.experts == 0 || c.moe.top_k == m.top_k),
+                report.string(), " does not describe the model beside it: it says ", m.experts,
+                " experts, ", m.top_k, " chosen, the model has ", c.moe.experts, ", ", c.moe.top_k);
+  if (entry.record) return entry;
+  if (c.is_attention_moe())
+    m.attention = attention_phrase(name(c.attention_moe.kind), c.attention_moe.experts,
+                                   c.attention_moe.top_k);
+  if (!c.is_moe()) return entry;
   m.method = "unknown";
   m.gate = c.moe.gate == GateKind::mlp ? "mlp" : "linear";
   m.scale = scales_of(c);
@@ -117,7 +123,8 @@ void take_recorded_losses(std::vector<Entry>& entries, const std::vector<std::in
             "no loss of {}: no split was made of it; measure it with --data", e.model.folder));
     } else if (e.record->held_out) {
       for (const auto& [k, loss] : e.record->held_out->loss_by_top_k)
-        if (top_k.empty() || std::count(top_k.begin(), top_k.end(), k) > 0) e.model.loss[k] = loss;
+        if (k == 0 || top_k.empty() || std::count(top_k.begin(), top_k.end(), k) > 0)
+          e.model.loss[k] = loss;
     }
   }
   comparison.notes.push_back(fmt::format(

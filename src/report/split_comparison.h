@@ -15,6 +15,7 @@ namespace moe {
 struct ComparedModel {
   std::string folder;            // as it was named
   std::string method = "dense";  // "unknown": a mixture without split.json
+  std::string attention;         // "8 experts of heads, 2 chosen"; empty: dense
   std::string gate, scale;       // a rule of split.json, or the numbers that the model has
   std::int64_t experts = 0, shared_experts = 0, top_k = 0;
   std::optional<MeanQuality> quality;  // on the calibration text of its own split

@@ -23,12 +23,24 @@ std::string tile(const std::string& value, const std::string& label) {
                      html_escape(label));
 }
 
+/// What was made, in one line.
+std::string title(const SplitRecord& r) {
+  std::string text;
+  if (r.experts > 0)
+    text = fmt::format("{}: {} experts{}, {} chosen per token", r.method, r.experts,
+                       r.shared_experts > 0 ? fmt::format(" and {} shared", r.shared_experts) : "",
+                       r.top_k);
+  if (r.attention)
+    text +=
+        fmt::format("{}attention: {}", text.empty() ? "" : "; ",
+                    attention_phrase(r.attention->kind, r.attention->experts, r.attention->top_k));
+  return text;
+}
+
 std::string headline(const SplitRecord& r) {
-  std::string html = fmt::format(
-      "<h1>{}: {} experts{}, {} chosen per token</h1>\n<p class=\"soft\">{}, made of {}</p>\n",
-      html_escape(r.method), r.experts,
-      r.shared_experts > 0 ? fmt::format(" and {} shared", r.shared_experts) : "", r.top_k,
-      html_escape(r.output), html_escape(r.input));
+  std::string html =
+      fmt::format("<h1>{}</h1>\n<p class=\"soft\">{}, made of {}</p>\n", html_escape(title(r)),
+                  html_escape(r.output), html_escape(r.input));
   html += "<div class=\"tiles\">\n";
   if (r.held_out) {
     html += tile(fmt::format("{:.4f}", r.held_out->dense_loss), "held-out loss, dense");
@@ -42,6 +54,16 @@ std::string headline(const SplitRecord& r) {
       tile(readable_count(double(r.parameters_activated)),
            fmt::format("parameters activated of {}", readable_count(double(r.parameters_total))));
   return html + "</div>\n";
+}
+
+void attention_rows(const SplitRecord::Attention& a,
+                    const std::function<void(const char*, const std::string&)>& row) {
+  row("attention", attention_phrase(a.kind, a.experts, a.top_k));
+  row("layers of it", fmt::format("{}", a.layers.size()));
+  row("its gate",
+      fmt::format("{}{}", a.gate, a.softmax_over_all ? ", weights by the softmax over all" : ""));
+  if (!a.layers.empty())
+    row("its scale", fmt::format("{}: {:g}", a.scale_rule, a.layers.front().scale));
 }
 
 std::string settings(const SplitRecord& r) {
@@ -58,16 +80,19 @@ std::string settings(const SplitRecord& r) {
     html += fmt::format("<dt>{}</dt><dd>{}</dd>\n", label, html_escape(value));
   };
   row("format", r.format);
-  row("layers split", fmt::format("{}", r.layers.size()));
+  if (r.experts > 0) row("layers split", fmt::format("{}", r.layers.size()));
   if (!sizes.empty()) row("neurons of an expert", size_range(sizes));
   if (!shared.empty()) row("neurons of a shared expert", size_range(shared));
   row("method", fmt::format("{}, seed {}", r.method, r.seed));
-  row("gate", fmt::format("{}{}{}", r.gate, r.gate_noise ? ", with noise" : "",
-                          r.softmax_over_all ? ", weights by the softmax over all" : ""));
-  row("scale", fmt::format("{}: {}{}", r.scale_rule,
-                           least == most ? fmt::format("{:g}", least)
-                                         : fmt::format("{:.3g} to {:.3g}", least, most),
-                           r.align ? ", channels aligned" : ""));
+  if (r.attention) attention_rows(*r.attention, row);
+  if (r.experts > 0) {
+    row("gate", fmt::format("{}{}{}", r.gate, r.gate_noise ? ", with noise" : "",
+                            r.softmax_over_all ? ", weights by the softmax over all" : ""));
+    row("scale", fmt::format("{}: {}{}", r.scale_rule,
+                             least == most ? fmt::format("{:g}", least)
+                                           : fmt::format("{:.3g} to {:.3g}", least, most),
+                             r.align ? ", channels aligned" : ""));
+  }
   row("parameters", fmt::format("{}, {} activated", r.parameters_total, r.parameters_activated));
   if (r.calibration_tokens > 0) row("calibration", fmt::format("{} tokens", r.calibration_tokens));
   row("planned in", fmt::format("{:.2f} s", r.planning_seconds));
@@ -75,7 +100,7 @@ std::string settings(const SplitRecord& r) {
 }
 
 std::string loss_figure(const SplitRecord& r) {
-  if (!r.held_out) return {};
+  if (!r.held_out || r.experts == 0) return {};
   LineChart chart;
   chart.x_label = "experts chosen";
   chart.y_label = "loss";
@@ -197,13 +222,31 @@ std::string layer_table(const SplitRecord& r) {
                      fmt::format("overlap: {}; gate: {}.", term::kOverlap, term::kGate));
 }
 
+/// What calibration text says of the attention's gates.
+std::string attention_table(const SplitRecord& r) {
+  if (!r.attention) return {};
+  std::string rows;
+  for (const auto& layer : r.attention->layers)
+    if (layer.load_max)
+      rows += fmt::format(
+          "<tr><td>{}</td><td>{:.2f}</td><td>{}</td></tr>\n", layer.layer, *layer.load_max,
+          layer.gate_agreement ? fmt::format("{:.2f} %", 100 * *layer.gate_agreement) : "");
+  if (rows.empty()) return {};
+  return html_figure(
+      "Attention",
+      "<div class=\"scroll\"><table>\n<tr><th>layer</th><th>load max</th><th>gate</th></tr>\n" +
+          rows + "</table></div>\n",
+      fmt::format("Calibration tokens of the attention's experts. load max: {}; gate: {}.",
+                  term::kLoadMax, term::kGate));
+}
+
 }  // namespace
 
 std::string split_report_html(const std::string& split_json) {
   const SplitRecord r = parse_split_record(split_json, kSplitReport);
-  return html_page(
-      fmt::format("{}: {} experts, {} chosen", r.method, r.experts, r.top_k),
-      headline(r) + settings(r) + loss_figure(r) + quality_figures(r) + layer_table(r));
+  std::string body = headline(r) + settings(r) + loss_figure(r);
+  if (r.experts > 0) body += quality_figures(r) + layer_table(r);
+  return html_page(title(r), body + attention_table(r));
 }
 
 }  // namespace moe

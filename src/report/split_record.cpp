@@ -62,6 +62,24 @@ SplitRecord::Layer read_layer(const ordered_json& j) {
   return layer;
 }
 
+SplitRecord::Attention read_attention(const ordered_json& j) {
+  SplitRecord::Attention a;
+  j.at("kind").get_to(a.kind);
+  j.at("gate").get_to(a.gate);
+  j.at("scale_rule").get_to(a.scale_rule);
+  j.at("experts").get_to(a.experts);
+  j.at("top_k").get_to(a.top_k);
+  j.at("softmax_over_all").get_to(a.softmax_over_all);
+  for (const ordered_json& one : j.at("layers")) {
+    SplitRecord::Attention::Layer& layer = a.layers.emplace_back();
+    one.at("layer").get_to(layer.layer);
+    layer.scale = number(one.at("scale"));
+    if (one.contains("gate_agreement")) layer.gate_agreement = number(one.at("gate_agreement"));
+    if (one.contains("load_max_over_mean")) layer.load_max = number(one.at("load_max_over_mean"));
+  }
+  return a;
+}
+
 SplitRecord read_record(const ordered_json& j) {
   SplitRecord r;
   j.at("input").get_to(r.input);
@@ -90,7 +108,8 @@ SplitRecord read_record(const ordered_json& j) {
       held_out.loss_by_top_k[count(k)] = number(loss);
   }
   for (const ordered_json& layer : j.at("layers")) r.layers.push_back(read_layer(layer));
-  MOE_REQUIRE(!r.layers.empty(), "lists no layers");
+  if (j.contains("attention")) r.attention = read_attention(j.at("attention"));
+  MOE_REQUIRE(!r.layers.empty() || r.attention, "lists no layers");
   return r;
 }
 
@@ -116,6 +135,7 @@ SplitRecord parse_split_record(const std::string& json, const std::string& where
 }
 
 std::optional<MeanQuality> mean_quality(const SplitRecord& record) {
+  if (record.layers.empty()) return std::nullopt;
   MeanQuality mean;
   const auto layers = double(record.layers.size());
   for (const auto& layer : record.layers) {
@@ -126,6 +146,10 @@ std::optional<MeanQuality> mean_quality(const SplitRecord& record) {
     mean.load_max += q->load_max / layers;
   }
   return mean;
+}
+
+std::string attention_phrase(const std::string& kind, std::int64_t experts, std::int64_t top_k) {
+  return fmt::format("{} experts of {}, {} chosen", experts, kind, top_k);
 }
 
 std::string size_range(const std::vector<std::int64_t>& sizes) {

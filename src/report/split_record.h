@@ -36,6 +36,19 @@ struct SplitRecord {
     std::map<std::int64_t, double> loss_by_top_k;
   };
 
+  /// The experts of the attention.
+  struct Attention {
+    struct Layer {
+      std::int64_t layer = 0;
+      double scale = 0;
+      std::optional<double> gate_agreement, load_max;  // on calibration text
+    };
+    std::string kind, gate, scale_rule;
+    std::int64_t experts = 0, top_k = 0;
+    bool softmax_over_all = false;
+    std::vector<Layer> layers;  // those that have experts
+  };
+
   std::string input, output, format, method, gate, scale_rule;
   std::uint64_t seed = 0;
   std::int64_t experts = 0, top_k = 0, shared_experts = 0;
@@ -43,7 +56,8 @@ struct SplitRecord {
   std::int64_t calibration_tokens = 0, parameters_total = 0, parameters_activated = 0;
   double planning_seconds = 0;
   std::optional<HeldOut> held_out;
-  std::vector<Layer> layers;  // those that were split
+  std::vector<Layer> layers;  // those whose feed-forward was split
+  std::optional<Attention> attention;
 
   /// What was measured at the model's own number of chosen experts, or nullptr.
   const Quality* quality(const Layer& layer) const;
@@ -58,6 +72,9 @@ struct MeanQuality {
 };
 /// Nothing when a layer was not measured.
 std::optional<MeanQuality> mean_quality(const SplitRecord& record);
+
+/// "8 experts of heads, 2 chosen": the experts of the attention in one phrase.
+std::string attention_phrase(const std::string& kind, std::int64_t experts, std::int64_t top_k);
 
 /// "1376", or "21 to 22" for experts of different sizes. There must be one.
 std::string size_range(const std::vector<std::int64_t>& sizes);

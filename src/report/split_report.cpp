@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -45,8 +46,31 @@ std::string scale_range(const SplitPlan& plan) {
   return least == most ? fmt::format("{:g}", least) : fmt::format("{:.3g} to {:.3g}", least, most);
 }
 
+ordered_json attention_json(const SplitOptions& o, const SplitPlan& plan) {
+  const AttentionMoeConfig& a = plan.config.attention_moe;
+  ordered_json layers = ordered_json::array();
+  for (std::int64_t l = 0; l < plan.config.layers; ++l) {
+    if (!plan.config.is_attention_moe_layer(l)) continue;
+    ordered_json& one = layers.emplace_back();
+    one = {{"layer", l}, {"scale", a.score_scale[std::size_t(l)]}};
+    const auto found = plan.attention.find(l);
+    if (found == plan.attention.end()) continue;
+    if (found->second.gate_agreement) one["gate_agreement"] = *found->second.gate_agreement;
+    one["load"] = found->second.load;
+    one["load_max_over_mean"] = load_max_over_mean(found->second.load);
+  }
+  return {{"kind", name(a.kind)},
+          {"experts", a.experts},
+          {"top_k", a.top_k},
+          {"gate", attention_gate_name(plan.attention_gate)},
+          {"softmax_over_all", a.softmax_over_all},
+          {"scale_rule", name(o.attention.scale)},
+          {"layers", layers}};
+}
+
 /// A column for every measure that the construction took.
 std::string measures_table(const SplitPlan& plan) {
+  if (plan.layers.empty()) return {};
   const auto& first = plan.layers.begin()->second.measures;
   if (first.empty()) return {};
   std::string text = fmt::format("\n{:>5}", "layer");
@@ -61,7 +85,7 @@ std::string measures_table(const SplitPlan& plan) {
 }
 
 std::string quality_table(const SplitPlan& plan) {
-  if (plan.layers.begin()->second.quality.empty()) return {};
+  if (plan.layers.empty() || plan.layers.begin()->second.quality.empty()) return {};
   std::string text =
       fmt::format("\n{:>5}  {:>7}  {:>7}  {:>11}  {:>13}  {:>8}  {:>8}  {:>7}\n", "layer", "scale",
                   "error", "least error", "recall (best)", "load max", "overlap", "gate");
@@ -85,16 +109,48 @@ std::string quality_table(const SplitPlan& plan) {
   return text;
 }
 
+/// Whom calibration tokens choose in the attention.
+std::string attention_table(const SplitPlan& plan) {
+  if (plan.attention.empty()) return {};
+  std::string text = fmt::format("\n{:>9}  {:>8}  {:>7}\n", "attention", "load max", "gate");
+  for (const auto& [l, layer] : plan.attention)
+    text += fmt::format(
+        "{:>9}  {:>8.2f}  {:>7}\n", l, load_max_over_mean(layer.load),
+        layer.gate_agreement ? fmt::format("{:.2f} %", 100 * *layer.gate_agreement) : "");
+  return text + fmt::format("load max: {}; gate: {}.\n", term::kLoadMax, term::kGate);
+}
+
+/// Of the feed-forward; 0 where that is dense.
+std::int64_t chosen_experts(const SplitPlan& plan) {
+  return plan.config.is_moe() ? plan.config.moe.top_k : 0;
+}
+
 std::string loss_table(const SplitPlan& plan, const SplitLosses& losses) {
   std::string text = fmt::format("\n{:>7}  {:>16}  {:>12}\n", "experts", "held-out loss", "added");
   text += fmt::format("{:>7}  {:>16.4f}  {:>12}\n", "dense", losses.dense.loss, "");
   for (const auto& [k, loss] : losses.by_top_k)
     text +=
         fmt::format("{:>7}  {:>16.4f}  {:>+12.4f}{}\n", k, loss.loss, loss.loss - losses.dense.loss,
-                    k == plan.config.moe.top_k ? "  <- the model written" : "");
+                    k == chosen_experts(plan) ? "  <- the model written" : "");
   text += fmt::format("nats a token over {} tokens, right after the split, by experts chosen.\n",
                       losses.dense.tokens);
   return text;
+}
+
+/// What the report says of the experts of the feed-forward, as rows of label and value.
+void feed_forward_rows(const SplitOptions& o, const SplitPlan& plan,
+                       const std::function<void(const char*, const std::string&)>& row) {
+  const MoeConfig& moe = plan.config.moe;
+  const Partition& first = plan.layers.begin()->second.partition;
+  row("experts", fmt::format("{} of {} neurons, {} chosen per token", moe.experts,
+                             size_range(sizes_of(first.experts)), moe.top_k));
+  if (!first.shared.empty())
+    row("shared experts",
+        fmt::format("{} of {} neurons", first.shared.size(), size_range(sizes_of(first.shared))));
+  row("method", fmt::format("{}, seed {}", plan.method, plan.seed));
+  row("gate", fmt::format("{}{}{}", name(plan.gate_init), moe.gate_noise ? ", with noise" : "",
+                          moe.softmax_over_all ? ", weights by the softmax over all" : ""));
+  row("scale", fmt::format("{}{}", scale_range(plan), o.align ? ", channels aligned" : ""));
 }
 
 }  // namespace
@@ -126,13 +182,15 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
       {"method", plan.method},
       {"seed", plan.seed},
       {"experts", moe.experts},
-      {"top_k", moe.top_k},
-      {"shared_experts", plan.layers.begin()->second.partition.shared.size()},
+      {"top_k", chosen_experts(plan)},
+      {"shared_experts",
+       plan.layers.empty() ? 0 : plan.layers.begin()->second.partition.shared.size()},
       {"gate", name(plan.gate_init)},
       {"gate_noise", moe.gate_noise},
       {"softmax_over_all", moe.softmax_over_all},
       {"scale_rule", name(o.scale)},
-      {"scale", moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
+      {"scale",
+       plan.layers.empty() ? 1 : moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
       {"align", o.align},
       {"calibration_tokens", plan.calibration_tokens},
       {"parameters", {{"total", parameters.total}, {"activated", parameters.activated}}},
@@ -145,31 +203,35 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
                      {"loss_by_top_k", by_top_k}};
   }
   j["layers"] = layers;
+  if (plan.config.is_attention_moe()) j["attention"] = attention_json(o, plan);
   // A path need not be UTF-8.
   return j.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
 }
 
 std::string split_report_text(const SplitOptions& o, const SplitPlan& plan,
                               const std::optional<SplitLosses>& losses) {
-  const MoeConfig& moe = plan.config.moe;
-  const Partition& first = plan.layers.begin()->second.partition;
   std::string text;
   const auto row = [&](const char* label, const std::string& value) {
     text += fmt::format("{:<22}{}\n", label, value);
   };
-  row("layers", plan.layers.size() == std::size_t(plan.config.layers)
-                    ? fmt::format("{}", plan.config.layers)
-                    : fmt::format("{}, of which {} left dense", plan.config.layers,
-                                  plan.config.layers - std::int64_t(plan.layers.size())));
-  row("experts", fmt::format("{} of {} neurons, {} chosen per token", moe.experts,
-                             size_range(sizes_of(first.experts)), moe.top_k));
-  if (!first.shared.empty())
-    row("shared experts",
-        fmt::format("{} of {} neurons", first.shared.size(), size_range(sizes_of(first.shared))));
-  row("method", fmt::format("{}, seed {}", plan.method, plan.seed));
-  row("gate", fmt::format("{}{}{}", name(plan.gate_init), moe.gate_noise ? ", with noise" : "",
-                          moe.softmax_over_all ? ", weights by the softmax over all" : ""));
-  row("scale", fmt::format("{}{}", scale_range(plan), o.align ? ", channels aligned" : ""));
+  const auto layers = [&](std::int64_t split) {
+    return split == plan.config.layers
+               ? fmt::format("{}", plan.config.layers)
+               : fmt::format("{}, of which {} left dense", plan.config.layers,
+                             plan.config.layers - split);
+  };
+  row("layers", plan.config.is_moe() ? layers(std::int64_t(plan.layers.size()))
+                                     : fmt::format("{}, dense feed-forward", plan.config.layers));
+  if (plan.config.is_moe()) feed_forward_rows(o, plan, row);
+  if (plan.config.is_attention_moe()) {
+    const AttentionMoeConfig& a = plan.config.attention_moe;
+    const auto split = std::count(a.layers.begin(), a.layers.end(), true);
+    row("attention", fmt::format("{} experts of {}, {} chosen per token, layers: {}", a.experts,
+                                 name(a.kind), a.top_k, layers(split)));
+    row("attention gate", fmt::format("{}{}, scale {:g}", attention_gate_name(plan.attention_gate),
+                                      a.softmax_over_all ? ", weights by the softmax over all" : "",
+                                      a.score_scale.front()));
+  }
   const ParameterCounts parameters = count_parameters(plan.config);
   row("parameters", fmt::format("{} ({}), {} activated", parameters.total,
                                 readable_count(double(parameters.total)),
@@ -177,7 +239,7 @@ std::string split_report_text(const SplitOptions& o, const SplitPlan& plan,
   if (plan.calibration_tokens > 0)
     row("calibration", fmt::format("{} tokens", plan.calibration_tokens));
   row("planned in", fmt::format("{:.2f} s", plan.seconds));
-  text += measures_table(plan) + quality_table(plan);
+  text += measures_table(plan) + quality_table(plan) + attention_table(plan);
   if (losses) text += loss_table(plan, *losses);
   return text;
 }

@@ -14,7 +14,8 @@ namespace moe {
 /// What a split did to the model's loss on held-out text, nats a token.
 struct SplitLosses {
   HeldOutLoss dense;
-  std::map<std::int64_t, HeldOutLoss> by_top_k;  // right after the split
+  /// Right after the split, by experts chosen in the feed-forward; 0 where that is dense.
+  std::map<std::int64_t, HeldOutLoss> by_top_k;
 };
 
 /// The file of a split model's folder that holds split_report_json.

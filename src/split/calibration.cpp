@@ -58,9 +58,8 @@ void require_tokenizer(const std::vector<std::filesystem::path>& shards,
   for (const std::filesystem::path& shard : shards) {
     const std::string of_shard = TokenFile(shard).info().tokenizer_hash;
     MOE_REQUIRE(of_shard.empty() || of_shard == hash, shard.string(),
-                ": was made by another tokenizer (", of_shard, ") than ",
-                file->string(), " (", hash,
-                "): build it again with the model's");
+                ": was made by another tokenizer (", of_shard, ") than ", file->string(), " (",
+                hash, "): build it again with the model's");
   }
 }
 
@@ -151,12 +150,18 @@ std::vector<Tensor> embed(const ModelFolder& dense, const CalibrationText& text)
   return x;
 }
 
-void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit) {
+void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit,
+                  const LayerVisit& visit_attention) {
   const NoTape no_recording;
   std::vector<Tensor> x = embed(dense, text), inputs(x.size());
   for (std::int64_t l = 0; l < dense.config().layers; ++l) {
     const DenseLayer layer(dense, l);
     const auto constant = Variable::constant;
+    if (visit_attention) {
+      for (std::size_t b = 0; b < x.size(); ++b)
+        inputs[b] = layer.attention_input(constant(x[b])).value;
+      visit_attention(l, layer, without_padding(inputs, text));
+    }
     for (std::size_t b = 0; b < x.size(); ++b) {
       const Tensor& ids = text.batches[b].tokens;
       const Variable middle = layer.after_attention(constant(x[b]), ids.rows(), ids.cols());

@@ -46,7 +46,9 @@ std::vector<Tensor> embed(const ModelFolder& dense, const CalibrationText& text)
 using LayerVisit =
     std::function<void(std::int64_t index, const DenseLayer& layer, const Tensor& inputs)>;
 
-/// Runs the dense model over the text with one layer's weights in memory at a time.
-void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit);
+/// Runs the dense model over the text with one layer's weights in memory at a time. With
+/// `visit_attention` it says before what the layer's attention is given, in the same way.
+void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit,
+                  const LayerVisit& visit_attention = {});
 
 }  // namespace moe

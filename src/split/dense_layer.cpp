@@ -40,6 +40,10 @@ DenseLayer::DenseLayer(const ModelFolder& dense, std::int64_t layer)
       up_(parameters_["layers.0.ffn.up.weight"].value),
       down_(parameters_["layers.0.ffn.down.weight"].value) {}
 
+Variable DenseLayer::attention_input(const Variable& x) const {
+  return ops::rmsnorm(x, attention_norm_, config_.rms_norm_eps);
+}
+
 Variable DenseLayer::after_attention(const Variable& x, std::int64_t sequences,
                                      std::int64_t length) const {
   if (!tables_.cos.defined() || tables_.cos.rows() < length)
@@ -47,8 +51,7 @@ Variable DenseLayer::after_attention(const Variable& x, std::int64_t sequences,
   ForwardContext context;
   context.sequences = sequences;
   context.length = length;
-  const Variable normed = ops::rmsnorm(x, attention_norm_, config_.rms_norm_eps);
-  return ops::add(x, attention_.forward(normed, tables_, context, {}));
+  return ops::add(x, attention_.forward(attention_input(x), tables_, context, {}));
 }
 
 Variable DenseLayer::ffn_input(const Variable& after_attention) const {

@@ -17,7 +17,9 @@ class DenseLayer {
   DenseLayer(const DenseLayer&) = delete;
   DenseLayer& operator=(const DenseLayer&) = delete;
 
-  /// x + attention(norm(x)). x: f32[sequences * length, hidden].
+  /// What the attention is given: norm(x). x: f32[sequences * length, hidden].
+  Variable attention_input(const Variable& x) const;
+  /// x + attention(norm(x)).
   Variable after_attention(const Variable& x, std::int64_t sequences, std::int64_t length) const;
   /// What the FFN is given: norm(after_attention).
   Variable ffn_input(const Variable& after_attention) const;

@@ -46,6 +46,10 @@ bool is_router_parameter(const std::string& parameter) {
   return parameter.find(".router.") != std::string::npos;
 }
 
+bool is_attention_router_parameter(const std::string& parameter) {
+  return parameter.find(".attention.router.") != std::string::npos;
+}
+
 ParameterRows gate_weights(const ModelConfig& config, GateInit init, std::uint64_t seed) {
   const bool random = init == GateInit::mlp || init == GateInit::linear;
   return [random, weights = initial_weights(config, seed)](const std::string& parameter,

@@ -26,8 +26,10 @@ GateInit gate_init_named(std::string_view text);
 const char* name(GateInit init);
 GateKind gate_kind(GateInit init);
 
-/// Whether `parameter` (config/model_parameters.h) belongs to a router.
+/// Whether `parameter` (config/model_parameters.h) belongs to a router, of the attention or not.
 bool is_router_parameter(const std::string& parameter);
+/// Whether it belongs to a router of the attention.
+bool is_attention_router_parameter(const std::string& parameter);
 
 /// The weights of new routers, f32: random for mlp and linear, else zeros. Element i of a parameter
 /// depends on (seed, name, i) alone. Noise weights are zeros: softplus(0) + epsilon is the noise

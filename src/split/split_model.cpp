@@ -28,8 +28,10 @@ struct ExpertPart {
   std::string part;
 };
 
-/// "layers.3.experts.up.weight" -> (3, routed, "up"); nothing for other parameters.
+/// "layers.3.experts.up.weight" -> (3, routed, "up"); nothing for other parameters, such as those
+/// of the attention's experts.
 std::optional<ExpertPart> expert_part(const std::string& parameter) {
+  if (parameter.find(".attention.") != std::string::npos) return std::nullopt;
   for (const std::string_view kind : {".experts.", ".shared."}) {
     const std::size_t at = parameter.find(kind);
     if (at == std::string::npos) continue;
@@ -186,23 +188,33 @@ ParameterRows router_rows(const SplitPlan& plan) {
     add("hidden.weight", layer.gate.hidden);
     add("output.weight", layer.gate.output);
   }
-  return [planned = std::move(planned),
-          initial = gate_weights(plan.config, plan.gate_init, plan.seed)](
-             const std::string& name, std::int64_t first, std::int64_t count) {
-    const auto found = planned.find(name);
-    return found == planned.end() ? initial(name, first, count) : found->second.slice(first, count);
-  };
+  for (const auto& [l, layer] : plan.attention)
+    if (layer.gate.defined()) planned[str("layers.", l, ".attention.router.weight")] = layer.gate;
+  return
+      [planned = std::move(planned), initial = gate_weights(plan.config, plan.gate_init, plan.seed),
+       attention = gate_weights(plan.config, plan.attention_gate, plan.seed)](
+          const std::string& name, std::int64_t first, std::int64_t count) {
+        const auto found = planned.find(name);
+        if (found != planned.end()) return found->second.slice(first, count);
+        return is_attention_router_parameter(name) ? attention(name, first, count)
+                                                   : initial(name, first, count);
+      };
 }
 
 /// All parameters of a planned model.
 class SplitSource {
  public:
   SplitSource(const ModelFolder& dense, const SplitPlan& plan, DType dtype)
-      : dense_(dense), dtype_(dtype), experts_(dense, plan, dtype), routers_(router_rows(plan)) {}
+      : dense_(dense),
+        dtype_(dtype),
+        experts_(dense, plan, dtype),
+        attention_(dense, plan.config, dtype),
+        routers_(router_rows(plan)) {}
 
   Tensor rows(const std::string& name, std::int64_t first, std::int64_t count) {
     if (const auto part = expert_part(name)) return experts_.rows(*part, first, count);
     if (is_router_parameter(name)) return routers_(name, first, count);
+    if (const Tensor held = attention_.rows(name, first, count); held.defined()) return held;
     const Tensor stored = dense_.view(name, first, count, dtype_);
     return stored.defined() ? stored : dense_.read(name, first, count, dtype_);
   }
@@ -216,18 +228,25 @@ class SplitSource {
   const ModelFolder& dense_;
   DType dtype_;
   ExpertSource experts_;
+  AttentionExpertSource attention_;
   ParameterRows routers_;
 };
 
 std::vector<std::string> warnings_of(const SplitOptions& o, const SplitPlan& plan) {
   std::vector<std::string> warnings;
-  if (o.top_k == 1 && o.experts > 1 && !plan.config.moe.softmax_over_all)
-    warnings.push_back(
-        str("with top-k 1 the softmax over the chosen expert is always 1, so the router gets no "
-            "gradient from the language model's loss; the ",
-            name(o.format),
-            " format cannot say otherwise: train with model.softmax_over_all: true, "
-            "or write native"));
+  const auto add = [&](const RouterConfig& router, const char* top_k, const std::string& instead) {
+    if (router.top_k == 1 && router.experts > 1 && !router.softmax_over_all)
+      warnings.push_back(str("with ", top_k,
+                             " 1 the softmax over the chosen expert is always 1, so the router "
+                             "gets no gradient from the language model's loss; ",
+                             instead));
+  };
+  add(plan.config.moe, "top-k",
+      str("the ", name(o.format),
+          " format cannot say otherwise: train with model.softmax_over_all: true, or write "
+          "native"));
+  add(plan.config.attention_moe, "attention-top-k",
+      "only the native format can say otherwise: leave --attention-softmax-over-all out there");
   return warnings;
 }
 
@@ -275,7 +294,7 @@ SplitReport write_split(const ModelFolder& dense, const SplitOptions& options, S
   });
   write.more_files = [&](const std::filesystem::path& folder) {
     finite.get();
-    write_indices(folder / kNeuronIndices, report.plan);
+    if (!report.plan.layers.empty()) write_indices(folder / kNeuronIndices, report.plan);
     if (more_files) more_files(folder);
   };
   const WrittenModel written =

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "split/split_options.h"
 
-#include <charconv>
 #include <cmath>
 
 #include "core/error.h"
@@ -14,32 +13,37 @@ bool needs_inputs(GateInit gate) {
   return gate == GateInit::centers || gate == GateInit::select || gate == GateInit::select_linear;
 }
 
-}  // namespace
-
-SplitScale split_scale_named(const std::string& text) {
-  if (text == "natural") return SplitScale::Rule::natural;
-  if (text == "variance") return SplitScale::Rule::variance;
-  if (text == "least-squares") return SplitScale::Rule::least_squares;
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  MOE_REQUIRE(error == std::errc() && end == text.data() + text.size(), "unknown scale '", text,
-              "': use a number, natural, variance or least-squares");
-  return value;
-}
-
-std::string name(const SplitScale& scale) {
-  switch (scale.rule) {
-    case SplitScale::Rule::natural:
-      return "natural";
-    case SplitScale::Rule::variance:
-      return "variance";
-    case SplitScale::Rule::least_squares:
-      return "least-squares";
-    case SplitScale::Rule::number:
-      return str(scale.value);
+/// The experts of the feed-forward, with scales of 1.
+void add_feed_forward(const SplitOptions& o, GateInit gate, const std::vector<ExpertSizes>& sizes,
+                      ModelConfig* config) {
+  MoeConfig& m = config->moe;
+  m.experts = o.experts;
+  m.top_k = o.top_k;
+  for (const ExpertSizes& layer : sizes) {
+    m.expert_sizes.push_back(layer.routed);
+    if (o.shared > 0) m.shared_sizes.push_back(layer.shared);
   }
-  return "?";
+  m.gate = gate_kind(gate);
+  m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
+  const bool random = gate == GateInit::mlp || gate == GateInit::linear;
+  m.gate_noise = o.gate_noise.value_or(o.format == ModelFormat::llama_moe && random);
+  m.softmax_over_all =
+      o.softmax_over_all.value_or(o.format == ModelFormat::native && o.top_k == 1 && o.experts > 1);
+  m.score_scale.assign(sizes.size(), 1);
 }
+
+/// Nothing may be asked of experts that are not made.
+void check_dense_feed_forward(const SplitOptions& o) {
+  MOE_REQUIRE(o.attention.kind,
+              "the number of experts must be positive, is 0: only with experts in the attention "
+              "(--attention) may the feed-forward stay dense");
+  MOE_REQUIRE(o.shared == 0 && !o.expert_size && !o.indices && !o.gate && !o.align &&
+                  o.dense_layers.empty(),
+              "with 0 experts the feed-forward stays dense: there is nothing for shared experts, "
+              "their sizes, indices, a gate, alignment or dense layers to say");
+}
+
+}  // namespace
 
 ExpertSizes expert_sizes_for(const SplitOptions& o, const Construction& construction,
                              std::int64_t neurons) {
@@ -71,11 +75,15 @@ void check_split_options(const SplitOptions& o, const ModelFolder& dense,
   const std::string input = o.input.string();
   MOE_REQUIRE(!c.is_moe(), input, " already holds a mixture of ", c.moe.experts,
               " experts: a dense model is needed");
+  MOE_REQUIRE(!c.is_attention_moe(), input, " already holds an attention of ",
+              c.attention_moe.experts, " experts: a dense model is needed");
   std::error_code ignored;
   MOE_REQUIRE(!std::filesystem::equivalent(o.input, o.output, ignored),
               "input and output are the same folder: ", input);
   MOE_REQUIRE(o.dry_run || o.force || !std::filesystem::exists(o.output), o.output.string(),
               " exists already: choose another output or replace it with --force");
+  check_attention_split(o.attention, c, !o.calibration.shards.empty());
+  if (o.experts == 0) return check_dense_feed_forward(o);
   MOE_REQUIRE(o.experts >= 1, "the number of experts must be positive, is ", o.experts);
   MOE_REQUIRE(o.shared >= 0, "the number of shared experts must not be negative, is ", o.shared);
   MOE_REQUIRE(o.experts + o.shared <= c.intermediate_size, "cannot make ", o.experts + o.shared,
@@ -112,39 +120,12 @@ void check_split_options(const SplitOptions& o, const ModelFolder& dense,
 ModelConfig mixture_config(const SplitOptions& o, const ModelConfig& dense, GateInit gate,
                            const std::vector<ExpertSizes>& sizes) {
   ModelConfig config = dense;
-  const std::size_t layers = std::size_t(dense.layers);
-  MoeConfig& m = config.moe;
-  m.experts = o.experts;
-  m.top_k = o.top_k;
-  for (const ExpertSizes& layer : sizes) {
-    m.expert_sizes.push_back(layer.routed);
-    if (o.shared > 0) m.shared_sizes.push_back(layer.shared);
-  }
-  m.gate = gate_kind(gate);
-  m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
-  const bool random = gate == GateInit::mlp || gate == GateInit::linear;
-  m.gate_noise = o.gate_noise.value_or(o.format == ModelFormat::llama_moe && random);
-  m.softmax_over_all =
-      o.softmax_over_all.value_or(o.format == ModelFormat::native && o.top_k == 1 && o.experts > 1);
-  m.score_scale.assign(layers, 1);
+  if (o.experts > 0) add_feed_forward(o, gate, sizes, &config);
+  if (o.attention.kind)
+    config.attention_moe = attention_config(o.attention, dense, o.format == ModelFormat::native);
   config.validate();
   require_representable(config, o.format);
   return config;
-}
-
-double scale_without_text(const SplitOptions& o, const Construction& construction,
-                          bool softmax_over_all, std::int64_t top_k) {
-  const auto e = double(o.experts), k = double(top_k);
-  // A softmax over all experts gives k of them k / E in all where one over the chosen gives 1.
-  const double share = softmax_over_all ? e / k : 1;
-  switch (o.scale.rule) {
-    case SplitScale::Rule::number:
-      return o.scale.value;
-    case SplitScale::Rule::variance:
-      return share * std::sqrt(e * k);
-    default:
-      return share * construction.natural_scale(o.experts, top_k);
-  }
 }
 
 }  // namespace moe

@@ -10,38 +10,19 @@
 #include "config/model_config.h"
 #include "core/dtype.h"
 #include "hf/model_folder.h"
+#include "split/attention_split.h"
 #include "split/calibration.h"
 #include "split/construction.h"
 #include "split/gate.h"
+#include "split/split_scale.h"
 #include "split/token_clusters.h"
 
 namespace moe {
 
-/// The factor on the routed experts' weighted sum.
-struct SplitScale {
-  enum class Rule : std::uint8_t {
-    natural,        // Construction::natural_scale: experts / top_k for parts of an FFN
-    variance,       // sqrt(experts * top_k): k of E independent parts, weighing 1/k each, then have
-                    // the variance of the whole
-    least_squares,  // per layer, what brings the output nearest to the dense one on calibration
-                    // text
-    number,
-  };
-  Rule rule = Rule::natural;
-  double value = 0;  // of `number`
-
-  SplitScale() = default;
-  SplitScale(Rule r) : rule(r) {}
-  SplitScale(double v) : rule(Rule::number), value(v) {}
-};
-/// A number, "natural", "variance" or "least-squares"; throws InputError otherwise.
-SplitScale split_scale_named(const std::string& text);
-std::string name(const SplitScale& scale);
-
 /// A dense model folder in, a mixture of experts out.
 struct SplitOptions {
   std::filesystem::path input, output;
-  std::int64_t experts = 8;  // routed
+  std::int64_t experts = 8;  // routed; 0: the feed-forward stays dense
   std::int64_t top_k = 2;
   std::int64_t shared = 0;                  // shared experts, which every token visits besides
   std::optional<std::int64_t> expert_size;  // neurons of each; default: Construction::sizes
@@ -61,6 +42,7 @@ struct SplitOptions {
   /// Weights by the softmax over all experts; default: native with top_k 1, whose router would
   /// otherwise get no gradient from the language model's loss.
   std::optional<bool> softmax_over_all;
+  AttentionSplitOptions attention;
   CalibrationOptions calibration;
   bool every_top_k = false;  // scales and measures for every number of chosen experts, not one
   std::uint64_t seed = 42;
@@ -89,9 +71,5 @@ void check_split_options(const SplitOptions& options, const ModelFolder& dense,
 /// for it. sizes: of each layer.
 ModelConfig mixture_config(const SplitOptions& options, const ModelConfig& dense, GateInit gate,
                            const std::vector<ExpertSizes>& sizes);
-
-/// The scale of every rule but least_squares (whose starting point is natural).
-double scale_without_text(const SplitOptions& options, const Construction& construction,
-                          bool softmax_over_all, std::int64_t top_k);
 
 }  // namespace moe

@@ -74,14 +74,15 @@ class Planner {
     plan_.gate_init =
         o_.gate.value_or(o_.format == ModelFormat::llama_moe ? GateInit::mlp : GateInit::linear);
     plan_.seed = o_.seed;
-    plan_.method = o_.indices ? "indices" : o_.method;
+    plan_.attention_gate = o_.attention.gate;
+    plan_.method = o_.indices ? "indices" : o_.experts == 0 ? "none" : o_.method;
     check_split_options(o_, dense_, *construction_, plan_.gate_init);
     const std::int64_t neurons = dense_.config().intermediate_size;
     for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
       ExpertSizes sizes;
       if (const auto given = given_.find(l); given != given_.end())
         sizes = {sizes_of(given->second.experts), sizes_of(given->second.shared)};
-      else if (!contains(o_.dense_layers, l))
+      else if (!left_dense(l))
         sizes = expert_sizes_for(o_, *construction_, neurons);
       sizes_.push_back(std::move(sizes));
     }
@@ -94,7 +95,7 @@ class Planner {
     const auto start = Clock::now();
     if (o_.calibration.shards.empty()) {
       for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
-        if (contains(o_.dense_layers, l)) continue;
+        if (left_dense(l)) continue;
         const FfnWeights weights = [&](std::string_view part) {
           const std::string name = str("layers.", l, ".ffn.", part, ".weight");
           dense_.require_finite(name);
@@ -107,20 +108,33 @@ class Planner {
       text_ = load_calibration(o_.calibration, dense_, o_.seed, world_);
       plan_.calibration_tokens = text_.all_tokens;
       score_importance();
-      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer& layer, const Tensor& own) {
-        if (contains(o_.dense_layers, l)) return;
+      const LayerVisit visit = [&](std::int64_t l, const DenseLayer& layer, const Tensor& own) {
+        if (left_dense(l)) return;
         const FfnWeights weights = [&](std::string_view part) {
           return (part == "gate" ? layer.gate() : part == "up" ? layer.up() : layer.down()).clone();
         };
         add_layer(l, weights, gather_ranks(own, world_));
-      });
+      };
+      visit_layers(dense_, text_, visit, attention_visit());
     }
-    plan_.config = plan_.config_with(o_.top_k);
+    if (plan_.config.is_moe()) plan_.config = plan_.config_with(o_.top_k);
     plan_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
     return std::move(plan_);
   }
 
  private:
+  bool left_dense(std::int64_t l) const { return o_.experts == 0 || contains(o_.dense_layers, l); }
+
+  /// Plans the attention of every layer that has experts in it; nothing where none has.
+  LayerVisit attention_visit() {
+    if (!plan_.config.is_attention_moe()) return {};
+    return [this](std::int64_t l, const DenseLayer&, const Tensor& own) {
+      if (plan_.config.is_attention_moe_layer(l))
+        plan_.attention[l] =
+            plan_attention_layer(o_.attention, plan_.config, l, gather_ranks(own, world_), o_.seed);
+    };
+  }
+
   void take_indices() {
     const std::int64_t layers = dense_.config().layers;
     given_ = read_indices(*o_.indices, layers, dense_.config().intermediate_size);
@@ -198,7 +212,8 @@ class Planner {
                 " neurons, not of ", join(sizes.routed, ", "));
     }
     for (const std::int64_t k : top_ks_)
-      layer.scale[k] = scale_without_text(o_, *construction_, plan_.config.moe.softmax_over_all, k);
+      layer.scale[k] = scale_without_text(o_.scale, construction_->natural_scale(o_.experts, k),
+                                          o_.experts, k, plan_.config.moe.softmax_over_all);
     if (inputs.defined()) {
       const FfnMatrices ffn{weights("gate"), weights("up"), weights("down")};
       make_gate(l, ffn, inputs, &layer);

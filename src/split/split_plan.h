@@ -31,14 +31,18 @@ struct SplitPlan {
   };
 
   ModelConfig config;
-  std::string method;  // "indices" when the partitions came from a file
+  std::string method;  // "indices" when the partitions came from a file, "none" without experts
   GateInit gate_init = GateInit::mlp;
   std::uint64_t seed = 0;
   std::map<std::int64_t, Layer> layers;  // without those left dense
+  GateInit attention_gate = GateInit::linear;
+  /// Layers whose attention has experts, as far as calibration text says something of them.
+  std::map<std::int64_t, AttentionLayerPlan> attention;
   std::int64_t calibration_tokens = 0;
   double seconds = 0;
 
-  /// The model with another number of chosen experts and the scales for it, one that was planned.
+  /// The model with another number of chosen experts and the scales for it, one that was planned;
+  /// the attention's stay.
   ModelConfig config_with(std::int64_t top_k) const;
 };
 
