@@ -40,7 +40,7 @@ expect 0 '' moe-data build --tokenized ids.jsonl --vocab-size 64 --domain number
   --output train.h5 --held-out 20 --held-out-output held-out.h5
 cat > run.yaml << 'YAML'
 run: {folder: run, threads: 1}
-model: {vocab_size: 64, hidden_size: 16, intermediate_size: 24, layers: 2, heads: 2, max_positions: 32}
+model: {vocab_size: 64, hidden_size: 16, intermediate_size: 24, layers: 2, heads: 4, kv_heads: 2, max_positions: 32}
 data:
   sequence_length: 32
   train: [{domain: numbers, files: [train.h5]}]
@@ -70,11 +70,36 @@ expect 0 'held-out loss' "${ranks[@]}" moe-split --input dense --output ranks --
 [ $? -eq 2 ] || fail 'two ranks took top-k 5 of 4'
 [ "$(grep -c 'moe-split: error: top-k' last.log)" -eq 1 ] || fail "not said once: $(cat last.log)"
 
-# LLaMA-MoE's own models as they are configured, here of 24 neurons; a key that is none.
+# LLaMA-MoE's own models as they are configured, here of 24 neurons and two key/value heads; a key that
+# is none.
 for config in "$configs"/*.toml; do
+  heads=()
+  grep -q '^attention' "$config" && heads=(--attention-experts 2 --attention-top-k 1)
   expect 0 'parameters' moe-split --config "$config" --input dense --dry-run \
-    --calibration train.h5 --calibration-tokens 500
+    --calibration train.h5 --calibration-tokens 500 "${heads[@]}"
 done
+
+# Experts in the attention: to v2's format and back to the dense weights; bad input.
+cmp_dense() {
+  expect 0 '' moe-checkpoint export "$1" --format llama --output "$1-dense"
+  cmp -s dense/model.safetensors "$1-dense/model.safetensors" || fail "$1 is not the dense model again"
+}
+expect 0 '2 experts of heads, 1 chosen' moe-split --input dense --output v2 --experts 4 \
+  --format llama-moe-v2 --attention heads
+cmp_dense v2
+grep -q '"attn_experts": 2' v2/config.json || fail 'no attn_experts in config.json'
+expect 0 'centers' moe-split --input dense --output queries --experts 0 --format native \
+  --attention queries --attention-gate centers --calibration train.h5 --calibration-tokens 500
+cmp_dense queries
+grep -qF 'experts of queries' queries/split.html || fail 'no attention in split.html'
+expect 2 'use queries or heads' moe-split --input dense --output refused --attention keys
+expect 2 'add --attention queries' moe-split --input dense --output refused --attention-top-k 2
+expect 2 'choose a divisor of 2' moe-split --input dense --output refused --format native \
+  --attention queries --attention-experts 3
+expect 2 'must lie between 1 and experts (2), is 3' moe-split --input dense --output refused \
+  --format native --attention heads --attention-top-k 3
+expect 2 'no experts in the attention' moe-split --input dense --output refused --attention heads
+expect 2 'no experts in the attention' moe-checkpoint export v2 --format mixtral --output refused
 echo 'expertz = 3' > bad.toml
 expect 2 'expertz' moe-split --config bad.toml --input dense --output refused
 
