@@ -12,9 +12,8 @@
 #include "comm/watchdog.h"
 #include "core/stop_signal.h"
 #include "core/terminal.h"
-#include "train/model_source.h"
 #include "train/run_plan.h"
-#include "train/trainer.h"
+#include "train/stages.h"
 
 namespace moe {
 namespace {
@@ -32,9 +31,15 @@ int run(const Options& o, MpiWorld& mpi) {
   const TrainConfig config = load_train_config(o.config, overrides);
   MOE_REQUIRE(o.dry_run || o.ranks == 0, "--ranks is for --dry-run: mpirun -n sets the ranks");
   if (o.dry_run) {
-    const ModelConfig model = starting_point(config).first;
     const int ranks = o.ranks > 0 ? o.ranks : mpi.world().size();
-    if (mpi.world().rank() == 0) fmt::print("{}", to_text(plan_run(config, model, ranks)));
+    for (const PlannedStage& stage : plan_stages(config)) {
+      const std::string plan = to_text(plan_run(stage.config, stage.model, ranks));
+      if (mpi.world().rank() > 0) continue;
+      if (!stage.name.empty())
+        fmt::print("{}stage {}: {} steps\n", stage.name == config.stages.front().name ? "" : "\n",
+                   stage.name, stage.config.train.steps);
+      fmt::print("{}", plan);
+    }
     return kExitOk;
   }
   StartOptions start;
@@ -51,7 +56,7 @@ int run(const Options& o, MpiWorld& mpi) {
   listen_for_stop_signals();
   const std::unique_ptr<Communicator> world =
       for_device(mpi.world(), start.device, config.parallel.transport);
-  const RunEnd end = Trainer(config, start, *world).run();
+  const RunEnd end = train_run(config, start, *world);
   if (end == RunEnd::complete) return kExitOk;
   ignore_stop_signals();
   return kExitRequeue;
@@ -69,6 +74,7 @@ int main(int argc, char** argv) {
       "  mpirun -n 4 --bind-to none moe-train --config configs/x.yaml --set parallel.expert=2\n"
       "  mpirun -n 2 --bind-to none moe-train --config configs/x.yaml --resume auto\n"
       "  moe-train --config configs/x.yaml --dry-run --ranks 64\n"
+      "A configuration with stages trains them one after the other, each in a folder of its own.\n"
       "SIGUSR1 or SIGTERM to any rank: saves after the step and ends with exit code 75, which "
       "asks\n"
       "to be started again with --resume auto; a second SIGTERM ends at once.\n"};

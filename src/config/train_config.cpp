@@ -108,9 +108,9 @@ ConfigSection keys_of_mixture(MixtureOptions& c) {
   }};
 }
 
-ConfigSection keys_of_data(TrainConfig::Data& c) {
+ConfigSection keys_of_data(TrainConfig::Data& c, bool needed) {
   return {{
-      {"train", config_list(c.train, keys_of_train_domain), "domains to train on", true},
+      {"train", config_list(c.train, keys_of_train_domain), "domains to train on", needed},
       {"held_out", config_list(c.held_out, keys_of_held_out_domain), "domains to evaluate on"},
       {"sequence_length", &c.sequence_length, "tokens per sequence"},
       {"packing",
@@ -171,9 +171,9 @@ ConfigSection keys_of_parallel(TrainConfig::Parallel& c) {
   }};
 }
 
-ConfigSection keys_of_train(TrainConfig::Train& c) {
+ConfigSection keys_of_train(TrainConfig::Train& c, bool needed) {
   return {{
-      {"steps", &c.steps, "optimizer steps of the whole run", true},
+      {"steps", &c.steps, "optimizer steps of the whole run", needed},
       {"eval_every", &c.eval_every, "steps between evaluations; 0: none"},
       {"eval_sequences", &c.eval_sequences, "held-out sequences per domain and evaluation"},
       {"checkpoint_every", &c.checkpoint_every, "steps between checkpoints; 0: at the end only"},
@@ -258,24 +258,105 @@ void set_score_scale(ModelConfig& c, double scale) {
   c.moe.score_scale.assign(std::size_t(c.layers), all);
 }
 
+TrainConfig::Stage stage_like(const TrainConfig& c) {
+  TrainConfig::Stage stage;
+  stage.data = c.data;
+  stage.batch = c.batch;
+  stage.train = c.train;
+  stage.optimizer = c.optimizer;
+  stage.schedule = c.schedule;
+  stage.router = c.router;
+  return stage;
+}
+
+ConfigSection keys_of_stage(TrainConfig::Stage& c) {
+  const auto section = [](const char* key, ConfigSection keys) {
+    return ConfigField{key, std::move(keys), "for this stage", false, true};
+  };
+  return {{
+      {"name", &c.name, "name of the stage and of its folder in run.folder", true},
+      {"export", &c.export_format,
+       "write the stage's end as a model folder, `model` in its folder: llama, llama-moe, "
+       "llama-moe-v2, mixtral or native; empty: do not"},
+      {"keep_optimizer", &c.keep_optimizer,
+       "go on with the optimizer's state of the stage before; false: begin anew"},
+      section("data", keys_of_data(c.data, false)),
+      section("batch", keys_of_batch(c.batch)),
+      section("train", keys_of_train(c.train, false)),
+      section("optimizer", keys_of_optimizer(c.optimizer)),
+      section("schedule", keys_of_schedule(c.schedule)),
+      section("router", keys_of_router(c.router)),
+  }};
+}
+
 }  // namespace
 
 ConfigSection keys_of(TrainConfig& c) {
+  // Where every stage may name its own, the run needs none.
+  const bool needed = c.stages.empty();
   return {{
       {"run", keys_of_run(c.run), ""},
       {"model", keys_of_model(c.model), ""},
-      {"data", keys_of_data(c.data), ""},
+      {"data", keys_of_data(c.data, needed), ""},
       {"batch", keys_of_batch(c.batch), ""},
       {"parallel", keys_of_parallel(c.parallel), ""},
-      {"train", keys_of_train(c.train), ""},
+      {"train", keys_of_train(c.train, needed), ""},
       {"guard", keys_of_guard(c.guard), ""},
       {"optimizer", keys_of_optimizer(c.optimizer), ""},
       {"schedule", keys_of_schedule(c.schedule), ""},
       {"router", keys_of_router(c.router), ""},
+      {"stages", config_list(c.stages, keys_of_stage, stage_like(c)),
+       "parts of the run, one after the other, each from the weights of the one before"},
   }};
 }
 
+namespace {
+
+void validate_stages(const TrainConfig& config) {
+  MOE_REQUIRE(!config.run.folder.empty(), "run.folder is empty");
+  std::set<std::string> names;
+  for (std::size_t i = 0; i < config.stages.size(); ++i) {
+    const std::string& name = config.stages[i].name;
+    MOE_REQUIRE(!name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyz"
+                                                        "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") ==
+                                     std::string::npos,
+                "stages.", i, ".name: '", name,
+                "' must be of letters, digits, _ and -: it names a folder");
+    MOE_REQUIRE(names.insert(name).second, "stages: ", name, " is given twice");
+    // Names of a run's own files.
+    MOE_REQUIRE(name != "checkpoints" && name != "tensorboard", "stages.", i, ".name: ", name,
+                " is what a run calls a folder of its own: choose another");
+    MOE_REQUIRE(i > 0 || !config.stages[i].keep_optimizer, "stages.0.keep_optimizer: no stage is ",
+                "before the first");
+    try {
+      config.of_stage(i).validate();
+    } catch (const InputError& e) {
+      throw InputError(str("stage ", name, ": ", e.what()));
+    }
+  }
+}
+
+}  // namespace
+
+TrainConfig TrainConfig::of_stage(std::size_t i) const {
+  const Stage& stage = stages.at(i);
+  TrainConfig c = *this;
+  c.stages.clear();
+  c.run.folder = (std::filesystem::path(run.folder) / stage.name).string();
+  c.data = stage.data;
+  c.batch = stage.batch;
+  c.train = stage.train;
+  c.optimizer = stage.optimizer;
+  c.schedule = stage.schedule;
+  c.router = stage.router;
+  return c;
+}
+
 void TrainConfig::validate() const {
+  if (!stages.empty()) {
+    validate_stages(*this);
+    return;
+  }
   const auto at_least = [](const char* key, auto value, auto least) {
     MOE_REQUIRE(value >= least, key, " must be at least ", least, ", is ", value);
   };
@@ -390,6 +471,9 @@ void TrainConfig::validate() const {
 TrainConfig parse_train_config(const std::string& text, const std::string& name,
                                std::span<const std::string> overrides) {
   TrainConfig config;
+  // Stages begin as the whole run is, --set included, and what must be there depends on whether
+  // there are stages: so the text is read once for what the run is, and then again.
+  read_yaml(text, name, overrides, keys_of(config), Required::ignored);
   read_yaml(text, name, overrides, keys_of(config));
   try {
     config.validate();

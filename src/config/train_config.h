@@ -119,6 +119,25 @@ struct TrainConfig {
 
   RouterOptions router;
 
+  /// A part of a run that begins with the weights of the one before. What its section does not
+  /// name is as the run has it.
+  struct Stage {
+    std::string name;
+    std::string export_format;  // of the model folder that its end becomes; empty: none
+    bool keep_optimizer = false;
+    Data data;
+    Batch batch;
+    Train train;
+    Optimizer optimizer;
+    Schedule schedule;
+    RouterOptions router;
+  };
+  std::vector<Stage> stages;  // empty: the run is one
+
+  /// Stage i as a run of its own, in a folder of its own within run.folder. Where it begins is for
+  /// the caller to say: model.init_from is the whole run's.
+  TrainConfig of_stage(std::size_t i) const;
+
   /// Throws InputError naming the first key that cannot be. Whether batch.global and the experts
   /// divide among the ranks is for the trainer, which knows them.
   void validate() const;

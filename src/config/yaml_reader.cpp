@@ -237,6 +237,7 @@ void require_keys(const ConfigSection& section, const std::string& path, const s
     const std::string full = child(path, field.key);
     MOE_REQUIRE(!field.required || seen.contains(full), name, ": ", full, ": missing (", field.doc,
                 ")");
+    if (field.overrides) continue;
     if (const auto* keys = std::get_if<ConfigSection>(&field.target))
       require_keys(*keys, full, name, seen);
     if (const auto* list = std::get_if<ConfigList>(&field.target))
@@ -330,6 +331,10 @@ void describe_into(const ConfigSection& section, const std::string& path,
                    std::vector<ConfigKey>& rows) {
   for (const ConfigField& field : section.fields) {
     const std::string full = child(path, field.key);
+    if (field.overrides) {
+      rows.push_back({full, "keys of " + field.key, "as there", field.doc});
+      continue;
+    }
     if (const auto* keys = std::get_if<ConfigSection>(&field.target)) {
       describe_into(*keys, full, rows);
       continue;
@@ -348,12 +353,13 @@ void describe_into(const ConfigSection& section, const std::string& path,
 }  // namespace
 
 void read_yaml(const std::string& text, const std::string& name,
-               std::span<const std::string> overrides, const ConfigSection& into) {
+               std::span<const std::string> overrides, const ConfigSection& into,
+               Required required) {
   std::set<std::string> seen;
   Reader file(name, true, seen);
   file.section(file.parse(text), into, "");
   for (const std::string& o : overrides) apply_override(o, into, seen);
-  require_keys(into, "", name, seen);
+  if (required == Required::checked) require_keys(into, "", name, seen);
 }
 
 std::string write_yaml(const ConfigSection& section) {

@@ -48,6 +48,9 @@ struct ConfigField {
       target;
   std::string doc;  // one line, for the table and for messages about a missing key
   bool required = false;
+  /// Of a section that overrides one with the same keys: none of them is required, and the table
+  /// does not list them again.
+  bool overrides = false;
 };
 
 template <class Enum>
@@ -65,11 +68,14 @@ ConfigChoice config_choice(Enum& member,
           [&member, of](std::size_t i) { member = of[i]; }};
 }
 
+/// Elements of the list begin as `initial`.
 template <class T>
-ConfigList config_list(std::vector<T>& member, ConfigSection (*keys)(T&)) {
-  return {[&member] { return member.size(); }, [&member](std::size_t n) { member.resize(n); },
+ConfigList config_list(std::vector<T>& member, ConfigSection (*keys)(T&), T initial = {}) {
+  const auto element = std::make_shared<T>(std::move(initial));
+  return {[&member] { return member.size(); },
+          [&member, element](std::size_t n) { member.resize(n, *element); },
           [&member, keys](std::size_t i) { return keys(member[i]); },
-          [keys, element = std::make_shared<T>()] { return keys(*element); }};
+          [keys, element] { return keys(*element); }};
 }
 
 /// Reads one YAML document into the members that `into` points at; what the text does not mention
@@ -78,9 +84,12 @@ ConfigList config_list(std::vector<T>& member, ConfigSection (*keys)(T&)) {
 ///
 /// Throws InputError, as "NAME:LINE: a.b: reason" or "--set a.b=c: reason", for bad YAML, unknown
 /// keys (with the nearest known one), duplicates, values of the wrong type, and required keys that
-/// are missing. Numbers and true / false are plain scalars; numbers are finite and decimal.
+/// are missing (unless they are `ignored`). Numbers and true / false are plain scalars; numbers are
+/// finite and decimal.
+enum class Required : std::uint8_t { checked, ignored };
 void read_yaml(const std::string& text, const std::string& name,
-               std::span<const std::string> overrides, const ConfigSection& into);
+               std::span<const std::string> overrides, const ConfigSection& into,
+               Required required = Required::checked);
 
 /// The section as YAML: every key, except optionals that are not set. read_yaml gives the same
 /// values back, to the last bit.

@@ -28,14 +28,14 @@ struct KindText {
   std::string_view keys;
 };
 const std::map<std::string, KindText, std::less<>> kKinds = {
-    {"late", {Kind::late, "rank*, step*, seconds*, rollbacks"}},
-    {"dead", {Kind::dead, "rank*, step*, rollbacks"}},
-    {"stopped", {Kind::stopped, "rank*, step*, rollbacks"}},
-    {"hot-expert", {Kind::hot_expert, "expert*, step*, share, rollbacks"}},
-    {"nan", {Kind::nan, "rank*, step*, rollbacks"}},
-    {"flipped-byte", {Kind::flipped_byte, "step*"}},
-    {"full-disk", {Kind::full_disk, "rank*, step*"}},
-    {"failing-disk", {Kind::failing_disk, "rank*, step*"}},
+    {"late", {Kind::late, "rank*, step*, seconds*, rollbacks, stage"}},
+    {"dead", {Kind::dead, "rank*, step*, rollbacks, stage"}},
+    {"stopped", {Kind::stopped, "rank*, step*, rollbacks, stage"}},
+    {"hot-expert", {Kind::hot_expert, "expert*, step*, share, rollbacks, stage"}},
+    {"nan", {Kind::nan, "rank*, step*, rollbacks, stage"}},
+    {"flipped-byte", {Kind::flipped_byte, "step*, stage"}},
+    {"full-disk", {Kind::full_disk, "rank*, step*, stage"}},
+    {"failing-disk", {Kind::failing_disk, "rank*, step*, stage"}},
 };
 
 /// The next part of `text` up to `separator`, taken off it.
@@ -61,6 +61,10 @@ bool read_steps(std::string_view text, Fault& fault) {
 }
 
 bool read_key(std::string_view key, std::string_view value, Fault& fault) {
+  if (key == "stage") {
+    fault.stage = value;
+    return !value.empty();
+  }
   if (key == "rank") return read(value, fault.rank);
   if (key == "step") return read_steps(value, fault);
   if (key == "seconds") return read(value, fault.seconds) && fault.seconds <= 1e6;

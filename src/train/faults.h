@@ -27,6 +27,7 @@ struct Fault {
   double seconds = 0;          // late
   std::int64_t expert = -1;    // hot-expert
   double share = 1;            // hot-expert: of the tokens
+  std::string stage;           // happens in that stage alone; empty: in every one
   std::int64_t rollbacks = 0;  // happens while the run has rolled back so many times
   std::string text;            // as it was given
 };

@@ -8,6 +8,7 @@
 
 #include "core/readable.h"
 #include "optim/buckets.h"
+#include "train/run_setup.h"
 
 namespace moe {
 namespace {
@@ -141,8 +142,7 @@ std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::i
 RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
   const int ep = int(c.parallel.expert);
   require_grid(ranks, ep);
-  MOE_REQUIRE(c.batch.global % ranks == 0, "batch.global is ", c.batch.global, " sequences, which ",
-              ranks, " ranks cannot share evenly: choose a multiple of the number of ranks");
+  const FrozenPlan frozen = require_trainable(c, m, ranks);
   const std::int64_t sequences = c.batch.global / ranks, micro = std::min(c.batch.micro, sequences);
   const std::int64_t micro_tokens = micro * c.data.sequence_length;
   const std::int64_t pairs = micro_tokens * (m.is_moe() ? m.moe.top_k : 0);
@@ -153,7 +153,7 @@ RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
   const ParameterCounts count = count_parameters(m);
   plan.parameters = count.total;
   plan.activated = count.activated;
-  plan.frozen = plan_frozen(c.train.freeze, m);
+  plan.frozen = frozen;
   plan.tokens = c.batch.global * c.data.sequence_length;
   plan.micro_batches = (sequences + c.batch.micro - 1) / c.batch.micro;
   for (int e = 0; e < ep; ++e) {

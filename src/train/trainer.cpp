@@ -9,7 +9,6 @@
 #include "comm/watchdog.h"
 #include "core/cuda_device.h"
 #include "core/log.h"
-#include "data/shard_files.h"
 #include "hf/model_folder.h"
 #include "optim/schedule.h"
 #include "train/checkpoint_choice.h"
@@ -29,23 +28,6 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-EngineOptions engine_options(const TrainConfig& c, Device device) {
-  EngineOptions o;
-  o.device = device;
-  o.dtype = c.model.dtype;
-  o.seed = std::uint64_t(c.run.seed);
-  o.micro_batch = c.batch.micro;
-  o.bucket_part_bytes = std::int64_t(c.parallel.bucket_mb * 1e6);
-  o.zero = c.parallel.zero;
-  o.gradient_transport = c.parallel.gradient_dtype;
-  o.recompute = c.parallel.recompute;
-  o.freeze = c.train.freeze;
-  o.domains = std::int64_t(c.data.train.size());
-  o.optimizer = c.optimizer;
-  o.router = c.router;
-  return o;
-}
-
 /// A checkpoint's weights, and initial ones of what the model has beside them.
 ParameterRows weights_for(const ModelConfig& model, std::shared_ptr<const CheckpointReader> reader,
                           std::int64_t seed) {
@@ -62,9 +44,6 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
       grid_(world, int(config_.parallel.expert), config_.parallel.exchange, start.host),
       view_(config_.train.steps, start.live_view && world.rank() == 0),
       guard_(config_.guard) {
-  MOE_REQUIRE(config_.batch.global % world.size() == 0, "batch.global is ", config_.batch.global,
-              " sequences, which ", world.size(),
-              " ranks cannot share evenly: choose a multiple of the number of ranks");
   const fs::path run = config_.run.folder;
   const std::shared_ptr<const CheckpointReader> reader = find_start();
   ModelConfig model;
@@ -76,33 +55,30 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
   } else {
     std::tie(model, weights) = starting_point(config_);
   }
-  frozen_ = plan_frozen(config_.train.freeze, model);
-  MOE_REQUIRE(config_.data.sequence_length <= model.max_positions, "data.sequence_length is ",
-              config_.data.sequence_length, ", beyond the model's ", model.max_positions,
-              " positions");
-  if (start_.selfcheck) {
-    const SelfcheckResult r =
-        selfcheck(model, engine_options(config_, start_.device), grid_, weights,
-                  config_.data.sequence_length, config_.data.packing.document_masks);
-    log_info(
-        "selfcheck: {} values and tensors of {} sequences of {} agree with one process; "
-        "largest relative difference {:.2g} ({})",
-        r.tensors, r.sequences, r.length, r.worst, r.worst_tensor);
-  }
+  frozen_ = require_trainable(config_, model, world.size());
+  if (start_.selfcheck) report_selfcheck(config_, start_.device, grid_, model, weights);
   engine_ = std::make_unique<Engine>(model, engine_options(config_, start_.device), grid_, weights);
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);
-  open_data();
-  progress_.mixture = loader_->mixture().initial_state();
-  checkpoints_ = std::make_unique<RunCheckpoints>(config_, start_.threads,
-                                                  loader_->mixture().domains(), *drills_, *engine_);
+  data_ = std::make_unique<RunData>(open_data(config_, model));
+  const Mixture& mixture = data_->loader.mixture();
+  const std::int64_t mine = config_.batch.global / world_.size();
+  feed_ =
+      std::make_unique<BatchFeed>(data_->loader, config_.batch.global, world_.rank() * mine, mine);
+  progress_.mixture = mixture.initial_state();
+  checkpoints_ = std::make_unique<RunCheckpoints>(config_, start_.threads, mixture.domains(),
+                                                  *drills_, *engine_);
   if (reader) {
     progress_ = checkpoints_->restore(*reader);
     guard_.set_state(progress_.guard);
     log_info("resuming {} after step {}", reader->folder().string(), progress_.step);
+  } else if (!start_.optimizer_from.empty()) {
+    const CheckpointReader before(start_.optimizer_from);
+    load_moments_and_counts(*engine_, before);
+    engine_->optimizer().set_steps(optimizer_steps_in(before));
   }
-  loader_->mixture().require_enough(progress_.mixture,
-                                    (config_.train.steps - progress_.step) * config_.batch.global);
+  mixture.require_enough(progress_.mixture,
+                         (config_.train.steps - progress_.step) * config_.batch.global);
   world.barrier().wait();  // nothing is changed on disk before every rank has read
 
   if (world.rank() == 0) prepare_folder(run);
@@ -157,22 +133,6 @@ void Trainer::prepare_folder(const fs::path& run) {
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::open_data() {
-  std::vector<DomainSource> sources;
-  for (const auto& d : config_.data.train)
-    sources.push_back({d.domain, shard_files(d.files), d.weight, d.max_epochs});
-  const ModelConfig& model = engine_->config();
-  loader_ = std::make_unique<Loader>(sources, config_.data.sequence_length,
-                                     std::uint64_t(config_.run.seed), model.vocab_size,
-                                     config_.data.packing);
-  const std::int64_t mine = config_.batch.global / world_.size();
-  feed_ = std::make_unique<BatchFeed>(*loader_, config_.batch.global, world_.rank() * mine, mine);
-  for (const auto& d : config_.data.held_out)
-    held_out_.push_back(
-        {d.domain, HeldOut::windows(shard_files(d.files), config_.data.sequence_length,
-                                    model.vocab_size, config_.data.packing.document_masks)});
-}
 
 void Trainer::print_start() const {
   const ModelConfig& m = engine_->config();
@@ -249,7 +209,7 @@ void Trainer::train_one_step() {
   metrics.step = progress_.step;
   metrics.tokens = progress_.tokens;
   metrics.learning_rate = rate;
-  const std::vector<DomainSize>& domains = loader_->mixture().domains();
+  const std::vector<DomainSize>& domains = data_->loader.mixture().domains();
   for (std::size_t d = 0; d < domains.size(); ++d) {
     metrics.domain_weights[domains[d].name] = progress_.mixture.weights[d];
     metrics.domain_epochs[domains[d].name] =
@@ -323,7 +283,7 @@ void Trainer::roll_back() {
 
 void Trainer::evaluate(StepMetrics& metrics) {
   const auto alive = [this] { heartbeat_.beat(progress_.step, "evaluate"); };
-  for (const HeldOutDomain& d : held_out_)
+  for (const RunData::HeldOutDomain& d : data_->held_out)
     metrics.held_out_loss[d.name] =
         held_out_loss(engine_->model(), d.data, config_.train.eval_sequences, config_.batch.micro,
                       world_, alive)

@@ -9,8 +9,6 @@
 
 #include "config/parameter_families.h"
 #include "config/train_config.h"
-#include "data/held_out.h"
-#include "data/loader.h"
 #include "train/batch_feed.h"
 #include "train/checkpoint.h"
 #include "train/engine.h"
@@ -20,6 +18,7 @@
 #include "train/metrics.h"
 #include "train/run_checkpoints.h"
 #include "train/run_metrics.h"
+#include "train/run_setup.h"
 #include "train/training_view.h"
 
 namespace moe {
@@ -34,6 +33,9 @@ struct StartOptions {
   int host = 0;     // stands for this rank's host
   /// Asked once a step: whether this rank has been told to stop. One rank's word suffices.
   std::function<bool()> stop_requested = [] { return false; };
+  /// A checkpoint of the same model whose optimizer state and router counts a run takes that begins
+  /// at its first step; empty: it begins without.
+  std::filesystem::path optimizer_from;
   std::vector<Fault> faults;  // to suffer, as drills
   bool live_view = false;     // show progress in lines that are redrawn, see training_view.h
   bool selfcheck = false;     // before anything is trained, see selfcheck.h
@@ -68,13 +70,7 @@ class Trainer {
   Engine& engine() { return *engine_; }
 
  private:
-  struct HeldOutDomain {
-    std::string name;
-    HeldOut data;
-  };
-
   std::shared_ptr<const CheckpointReader> find_start() const;
-  void open_data();
   void roll_back();
   void prepare_folder(const std::filesystem::path& run);
   void train_one_step();
@@ -90,9 +86,8 @@ class Trainer {
   const ProcessGrid grid_;
   FrozenPlan frozen_;
   std::unique_ptr<Engine> engine_;
-  std::unique_ptr<Loader> loader_;
+  std::unique_ptr<const RunData> data_;
   std::unique_ptr<BatchFeed> feed_;
-  std::vector<HeldOutDomain> held_out_;
   std::unique_ptr<const FaultDrills> drills_;
   std::unique_ptr<RunCheckpoints> checkpoints_;
   RunProgress progress_;  // but for what the engine and the guard know: progress() is whole

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/training_state.h"
 
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "kernels/backend.h"
@@ -69,6 +70,14 @@ void load_moments_and_counts(Engine& engine, const CheckpointReader& reader) {
   else
     counts.copy_from(Tensor::of<std::int64_t>(
         counts.shape(), std::vector<std::int64_t>(std::size_t(counts.size()), 1)));
+}
+
+std::int64_t optimizer_steps_in(const CheckpointReader& reader) {
+  try {
+    return nlohmann::json::parse(reader.state_json()).at("optimizer_steps");
+  } catch (const nlohmann::json::exception& e) {
+    throw InputError(str((reader.folder() / "state.json").string(), ": ", e.what()));
+  }
 }
 
 ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader) {

@@ -25,4 +25,7 @@ ParameterRows weights_in(std::shared_ptr<const CheckpointReader> reader);
 /// brings the whole state back. Throws InputError when the checkpoint is of another model.
 void load_moments_and_counts(Engine& engine, const CheckpointReader& reader);
 
+/// Updates that a checkpoint's weights have had. Throws InputError when it does not say.
+std::int64_t optimizer_steps_in(const CheckpointReader& reader);
+
 }  // namespace moe
