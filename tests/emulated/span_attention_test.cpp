@@ -15,10 +15,10 @@ struct Case {
   std::int64_t experts, k, sequences, length, longest, heads, kv_heads, head_dim;
 };
 const std::vector<Case> kCases = {
-    {4, 2, 2, 33, 0, 2, 2, 8},   {4, 1, 3, 7, 0, 1, 1, 5},     {1, 1, 1, 70, 0, 4, 2, 24},
-    {4, 4, 1, 65, 9, 2, 2, 1},   {3, 2, 2, 40, 17, 2, 1, 16},  {16, 2, 1, 20, 3, 1, 1, 40},
-    {2, 1, 1, 70, 0, 1, 1, 256}, {2, 1, 1, 80, 25, 1, 1, 100}, {2, 2, 3, 45, 0, 2, 1, 65},
-    {1, 1, 2, 130, 90, 1, 1, 3},
+    {4, 2, 2, 33, 0, 2, 2, 8},   {4, 1, 3, 7, 0, 1, 1, 5},     {1, 1, 1, 40, 0, 2, 1, 24},
+    {4, 4, 1, 34, 9, 2, 2, 1},   {3, 2, 2, 40, 17, 2, 1, 16},  {16, 2, 1, 20, 3, 1, 1, 40},
+    {2, 1, 1, 70, 0, 1, 1, 200}, {2, 1, 1, 40, 25, 1, 1, 100}, {2, 2, 3, 20, 0, 2, 1, 65},
+    {1, 1, 2, 66, 50, 1, 1, 3},
 };
 
 Tensor starts_of(const Case& c) {
@@ -54,12 +54,16 @@ void expect_both_passes(const AttentionSpans& spans, const SpanAttentionShape& s
 }
 
 TEST(CudaSpanAttention, ForwardAndBackwardAgree) {
-  for (const DType type : {DType::f64, DType::f32, DType::bf16})
-    for (const Case& c : kCases) {
-      const Routed r = routed(c);
-      expect_both_passes(r.over_tokens, r.token_shape(c.heads, c.kv_heads, c.head_dim), type);
-      expect_both_passes(r.over_rows, r.row_shape(c.heads, c.kv_heads, c.head_dim), type);
+  for (const Case& c : kCases) {
+    const Routed r = routed(c);
+    for (const DType type : {DType::f64, DType::f32, DType::bf16}) {
+      // One kind of rows is enough for the types that take the same code.
+      if (type != DType::f32)
+        expect_both_passes(r.over_tokens, r.token_shape(c.heads, c.kv_heads, c.head_dim), type);
+      if (type != DType::bf16)
+        expect_both_passes(r.over_rows, r.row_shape(c.heads, c.kv_heads, c.head_dim), type);
     }
+  }
 }
 
 TEST(CudaSpanAttention, NoRowsAgree) {
