@@ -33,14 +33,28 @@ ConfigSection keys_of_run(TrainConfig::Run& c) {
   }};
 }
 
-/// std::optional<GateKind> has no name for "unset": an unset choice is left out.
-ConfigChoice gate_choice(std::optional<GateKind>& gate) {
-  return {{"linear", "mlp"},
-          [&gate]() -> std::optional<std::size_t> {
-            if (!gate) return std::nullopt;
-            return std::size_t(*gate);
+/// A choice among the values of an enumeration 0, 1, ..., which may be unset: it is then left out.
+template <class Enum>
+ConfigChoice optional_choice(std::optional<Enum>& value, std::vector<std::string> names) {
+  return {std::move(names),
+          [&value]() -> std::optional<std::size_t> {
+            if (!value) return std::nullopt;
+            return std::size_t(*value);
           },
-          [&gate](std::size_t i) { gate = GateKind(i); }};
+          [&value](std::size_t i) { value = Enum(i); }};
+}
+
+ConfigSection keys_of_attention(TrainConfig::Model::Attention& c) {
+  return {{
+      {"kind", optional_choice(c.kind, {"queries", "heads"}),
+       "what an expert of the attention is; from scratch unset: queries"},
+      {"experts", &c.experts, "experts of each attention; from scratch unset or 0: dense"},
+      {"top_k", &c.top_k, "of them per token; overrides init_from's; from scratch unset: 2"},
+      {"gate", optional_choice(c.gate, {"linear", "mlp"}), "from scratch unset: linear"},
+      {"gate_noise", &c.gate_noise, "as model.gate_noise; from scratch unset: false"},
+      {"score_scale", &c.score_scale, "as model.score_scale"},
+      {"softmax_over_all", &c.softmax_over_all, "as model.softmax_over_all"},
+  }};
 }
 
 ConfigSection keys_of_model(TrainConfig::Model& c) {
@@ -66,7 +80,8 @@ ConfigSection keys_of_model(TrainConfig::Model& c) {
       {"tokenizer", &c.tokenizer, "tokenizer folder or file that exports are given"},
       {"experts", &c.experts, "experts per layer; from scratch unset or 0: a dense FFN"},
       {"top_k", &c.top_k, "experts per token; overrides init_from's; from scratch unset: 2"},
-      {"gate", gate_choice(c.gate), "router network; from scratch unset: mlp"},
+      {"gate", optional_choice(c.gate, {"linear", "mlp"}),
+       "router network; from scratch unset: mlp"},
       {"gate_noise", &c.gate_noise,
        "noisy top-k gating in training; overrides init_from's; from scratch unset: true"},
       {"score_scale", &c.score_scale,
@@ -74,8 +89,8 @@ ConfigSection keys_of_model(TrainConfig::Model& c) {
        "unset: 0"},
       {"softmax_over_all", &c.softmax_over_all,
        "weights by softmax over all experts, not the chosen ones; overrides init_from's; unset "
-       "with "
-       "top_k 1: true"},
+       "with top_k 1: true"},
+      {"attention", keys_of_attention(c.attention), ""},
   }};
 }
 
@@ -253,9 +268,67 @@ T needed(const std::optional<T>& value, const char* key) {
   return *value;
 }
 
-void set_score_scale(ModelConfig& c, double scale) {
-  const double all = scale == 0 ? double(c.moe.experts) / double(c.moe.top_k) : scale;
-  c.moe.score_scale.assign(std::size_t(c.layers), all);
+void validate_router(const RouterOptions& router, const std::string& section) {
+  const auto not_negative = [&](const char* key, double value) {
+    MOE_REQUIRE(value >= 0, section, key, " must be at least 0, is ", value);
+  };
+  not_negative("cv_squared", router.cv_squared);
+  not_negative("switch", router.switch_top_k);
+  not_negative("z", router.z);
+  MOE_REQUIRE(router.scope != BalanceScope::global_batch || router.cv_squared == 0, section,
+              "scope global_batch is for ", section,
+              "switch: CV^2 of the previous step's counts would teach the router nothing; set ",
+              section, "cv_squared to 0, or choose scope sequence or step");
+  not_negative("noise_anneal_steps", double(router.noise_anneal_steps));
+  MOE_REQUIRE(std::isfinite(router.capacity_factor), section, "capacity_factor must be finite, is ",
+              router.capacity_factor);
+  not_negative("capacity_factor", router.capacity_factor);
+  not_negative("bias_update_rate", router.bias_update_rate);
+  MOE_REQUIRE(router.bias_update_rate < 1, section,
+              "bias_update_rate must be below 1, the largest probability, is ",
+              router.bias_update_rate);
+}
+
+/// How messages name the settings of one kind of routers.
+struct RouterKeys {
+  const char *section, *router, *where;
+};
+constexpr RouterKeys kFfnKeys = {"model.", "router.", ""};
+constexpr RouterKeys kAttentionKeys = {"model.attention.", "attention_router.",
+                                       " in its attention"};
+
+void apply_router_settings(const TrainConfig::RouterSettings& m, double bias_update_rate,
+                           std::int64_t layers, const RouterKeys& keys, RouterConfig& loaded) {
+  MOE_REQUIRE(!m.experts || *m.experts == loaded.experts, keys.section, "experts is ", *m.experts,
+              " but the loaded model has ", loaded.experts);
+  if (loaded.experts == 0) {
+    MOE_REQUIRE(!m.top_k && !m.gate && !m.gate_noise && (!m.score_scale || *m.score_scale == 0) &&
+                    !m.softmax_over_all,
+                keys.section,
+                "top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
+                "experts",
+                keys.where);
+    MOE_REQUIRE(bias_update_rate == 0, keys.router, "bias_update_rate needs a model with experts",
+                keys.where);
+    return;
+  }
+  MOE_REQUIRE(!m.gate || *m.gate == loaded.gate, keys.section,
+              "gate differs from the loaded model's gate");
+  if (bias_update_rate > 0) loaded.selection_bias = true;
+  loaded.top_k = m.top_k.value_or(loaded.top_k);
+  MOE_REQUIRE(loaded.top_k >= 1 && loaded.top_k <= loaded.experts, keys.section,
+              "top_k must lie between 1 and the number of experts (", loaded.experts, "), is ",
+              loaded.top_k);
+  loaded.gate_noise = m.gate_noise.value_or(loaded.gate_noise);
+  // With k = 1 a softmax over the chosen expert is the constant 1: the router would learn nothing.
+  loaded.softmax_over_all =
+      m.softmax_over_all.value_or(loaded.softmax_over_all || loaded.top_k == 1);
+  MOE_REQUIRE(!m.score_scale || *m.score_scale >= 0, keys.section,
+              "score_scale must not be negative, is ", *m.score_scale);
+  if (!m.score_scale) return;
+  const double scale =
+      *m.score_scale == 0 ? double(loaded.experts) / double(loaded.top_k) : *m.score_scale;
+  loaded.score_scale.assign(std::size_t(layers), scale);
 }
 
 TrainConfig::Stage stage_like(const TrainConfig& c) {
@@ -266,6 +339,7 @@ TrainConfig::Stage stage_like(const TrainConfig& c) {
   stage.optimizer = c.optimizer;
   stage.schedule = c.schedule;
   stage.router = c.router;
+  stage.attention_router = c.attention_router;
   return stage;
 }
 
@@ -286,6 +360,7 @@ ConfigSection keys_of_stage(TrainConfig::Stage& c) {
       section("optimizer", keys_of_optimizer(c.optimizer)),
       section("schedule", keys_of_schedule(c.schedule)),
       section("router", keys_of_router(c.router)),
+      section("attention_router", keys_of_router(c.attention_router)),
   }};
 }
 
@@ -305,6 +380,7 @@ ConfigSection keys_of(TrainConfig& c) {
       {"optimizer", keys_of_optimizer(c.optimizer), ""},
       {"schedule", keys_of_schedule(c.schedule), ""},
       {"router", keys_of_router(c.router), ""},
+      {"attention_router", keys_of_router(c.attention_router), ""},
       {"stages", config_list(c.stages, keys_of_stage, stage_like(c)),
        "parts of the run, one after the other, each from the weights of the one before"},
   }};
@@ -349,6 +425,7 @@ TrainConfig TrainConfig::of_stage(std::size_t i) const {
   c.optimizer = stage.optimizer;
   c.schedule = stage.schedule;
   c.router = stage.router;
+  c.attention_router = stage.attention_router;
   return c;
 }
 
@@ -450,21 +527,8 @@ void TrainConfig::validate() const {
     MOE_REQUIRE(schedule.decay_steps == 0, "schedule.decay_steps has no meaning without kind wsd");
   }
 
-  at_least("router.cv_squared", router.cv_squared, 0);
-  at_least("router.switch", router.switch_top_k, 0);
-  at_least("router.z", router.z, 0);
-  MOE_REQUIRE(
-      router.scope != BalanceScope::global_batch || router.cv_squared == 0,
-      "router.scope global_batch is for router.switch: CV^2 of the previous step's counts "
-      "would teach the router nothing; set router.cv_squared to 0, or choose scope sequence "
-      "or step");
-  at_least("router.noise_anneal_steps", router.noise_anneal_steps, 0);
-  MOE_REQUIRE(std::isfinite(router.capacity_factor), "router.capacity_factor must be finite, is ",
-              router.capacity_factor);
-  at_least("router.capacity_factor", router.capacity_factor, 0);
-  at_least("router.bias_update_rate", router.bias_update_rate, 0);
-  MOE_REQUIRE(router.bias_update_rate < 1, "router.bias_update_rate must be below 1, the largest ",
-              "probability, is ", router.bias_update_rate);
+  validate_router(router, "router.");
+  validate_router(attention_router, "attention_router.");
   if (model.init_from.empty()) (void)model_from(*this);
 }
 
@@ -535,10 +599,20 @@ ModelConfig model_from(const TrainConfig& config) {
                                     c.intermediate_size / c.moe.experts);
     for (std::int64_t e = 0; e < c.intermediate_size % c.moe.experts; ++e) ++sizes[std::size_t(e)];
     c.moe.expert_sizes.assign(std::size_t(c.layers), sizes);
-    set_score_scale(c, 1);
+    c.moe.score_scale.assign(std::size_t(c.layers), 1);
+  }
+  c.attention_moe.experts = m.attention.experts.value_or(0);
+  MOE_REQUIRE(c.attention_moe.experts >= 0, "model.attention.experts must not be negative, is ",
+              c.attention_moe.experts);
+  if (c.is_attention_moe()) {
+    c.attention_moe.kind = m.attention.kind.value_or(c.attention_moe.kind);
+    c.attention_moe.gate = m.attention.gate.value_or(c.attention_moe.gate);
+    c.attention_moe.layers.assign(std::size_t(c.layers), true);
+    c.attention_moe.score_scale.assign(std::size_t(c.layers), 1);
   }
   TrainConfig settings = config;
   if (c.is_moe() && !m.score_scale) settings.model.score_scale = 0;
+  if (c.is_attention_moe() && !m.attention.score_scale) settings.model.attention.score_scale = 0;
   apply_model_settings(settings, c);
   return c;
 }
@@ -559,31 +633,12 @@ void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
   agrees("rms_norm_eps", m.rms_norm_eps, loaded.rms_norm_eps);
   agrees("rope_theta", m.rope_theta, loaded.rope_theta);
   agrees("tie_embeddings", m.tie_embeddings, loaded.tie_embeddings);
-  agrees("experts", m.experts, loaded.moe.experts);
-  MOE_REQUIRE(!m.gate || *m.gate == loaded.moe.gate || !loaded.is_moe(),
-              "model.gate differs from the loaded model's gate");
-  if (!loaded.is_moe()) {
-    MOE_REQUIRE(!m.top_k && !m.gate && !m.gate_noise && (!m.score_scale || *m.score_scale == 0) &&
-                    !m.softmax_over_all,
-                "model.top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
-                "experts");
-    MOE_REQUIRE(config.router.bias_update_rate == 0,
-                "router.bias_update_rate needs a model with experts");
-    loaded.validate();
-    return;
-  }
-  if (config.router.bias_update_rate > 0) loaded.moe.selection_bias = true;
-  loaded.moe.top_k = m.top_k.value_or(loaded.moe.top_k);
-  MOE_REQUIRE(loaded.moe.top_k >= 1 && loaded.moe.top_k <= loaded.moe.experts,
-              "model.top_k must lie between 1 and the number of experts (", loaded.moe.experts,
-              "), is ", loaded.moe.top_k);
-  loaded.moe.gate_noise = m.gate_noise.value_or(loaded.moe.gate_noise);
-  // With k = 1 a softmax over the chosen expert is the constant 1: the router would learn nothing.
-  loaded.moe.softmax_over_all =
-      m.softmax_over_all.value_or(loaded.moe.softmax_over_all || loaded.moe.top_k == 1);
-  MOE_REQUIRE(!m.score_scale || *m.score_scale >= 0, "model.score_scale must not be negative, is ",
-              *m.score_scale);
-  if (m.score_scale) set_score_scale(loaded, *m.score_scale);
+  MOE_REQUIRE(!m.attention.kind || !loaded.is_attention_moe() ||
+                  *m.attention.kind == loaded.attention_moe.kind,
+              "model.attention.kind differs from the loaded model's");
+  apply_router_settings(m, config.router.bias_update_rate, loaded.layers, kFfnKeys, loaded.moe);
+  apply_router_settings(m.attention, config.attention_router.bias_update_rate, loaded.layers,
+                        kAttentionKeys, loaded.attention_moe);
   loaded.validate();
 }
 

@@ -33,8 +33,17 @@ struct TrainConfig {
     bool overwrite = false;
   } run;
 
+  /// Of the experts of the feed-forward or of the attention.
+  struct RouterSettings {
+    std::optional<std::int64_t> experts, top_k;
+    std::optional<GateKind> gate;
+    std::optional<bool> gate_noise;
+    std::optional<double> score_scale;
+    std::optional<bool> softmax_over_all;
+  };
+
   /// Unset fields follow the model of init_from, or, from scratch, ModelConfig's defaults.
-  struct Model {
+  struct Model : RouterSettings {
     std::string init_from;
     DType dtype = DType::f32;
     std::optional<std::int64_t> vocab_size, hidden_size, intermediate_size, layers, heads, kv_heads,
@@ -42,11 +51,9 @@ struct TrainConfig {
     std::optional<double> rms_norm_eps, rope_theta;
     std::optional<bool> tie_embeddings;
     std::string tokenizer;
-    std::optional<std::int64_t> experts, top_k;
-    std::optional<GateKind> gate;
-    std::optional<bool> gate_noise;
-    std::optional<double> score_scale;
-    std::optional<bool> softmax_over_all;
+    struct Attention : RouterSettings {
+      std::optional<AttentionExpert> kind;
+    } attention;
   } model;
 
   struct TrainDomain {
@@ -117,7 +124,7 @@ struct TrainConfig {
     std::int64_t decay_steps = 0;
   } schedule;
 
-  RouterOptions router;
+  RouterOptions router, attention_router;
 
   /// A part of a run that begins with the weights of the one before. What its section does not
   /// name is as the run has it.
@@ -130,7 +137,7 @@ struct TrainConfig {
     Train train;
     Optimizer optimizer;
     Schedule schedule;
-    RouterOptions router;
+    RouterOptions router, attention_router;
   };
   std::vector<Stage> stages;  // empty: the run is one
 
@@ -162,8 +169,8 @@ void save_config(const TrainConfig& config, const std::filesystem::path& file);
 ModelConfig model_from(const TrainConfig& config);
 
 /// Applies what config.model says to the architecture that init_from holds: top_k, score_scale,
-/// gate_noise and softmax_over_all override it, the rest must agree with it. Throws InputError
-/// naming the key that does not.
+/// gate_noise and softmax_over_all override it, of the attention too; the rest must agree with it.
+/// Throws InputError naming the key that does not.
 void apply_model_settings(const TrainConfig& config, ModelConfig& loaded);
 
 }  // namespace moe

@@ -23,6 +23,7 @@ enum class RandomPurpose : std::uint32_t {
   split = 6,
   test = 7,
   few_shot = 8,
+  attention_gate_noise = 9,
 };
 
 /// Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011). Element i of the stream

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <list>
+#include <optional>
 
 #include "core/clock.h"
 
@@ -14,18 +15,8 @@ struct Text {
   std::size_t prompt = 0;
   std::vector<std::int32_t> ids;  // prompt and new ones
   std::int64_t made = 0;
-  KvCache cache;
+  std::optional<KvCache> cache;
 };
-
-KvCache empty_cache(const Transformer& model, std::int64_t capacity) {
-  const ModelConfig& c = model.config();
-  KvCache cache;
-  for (std::int64_t l = 0; l < c.layers; ++l) {
-    Tensor keys = Tensor::empty({capacity, c.kv_heads * c.head_dim}, model.dtype(), model.device());
-    cache.layers.push_back({keys, empty_like(keys)});
-  }
-  return cache;
-}
 
 void check_prompts(const ModelConfig& c, const std::vector<std::vector<std::int32_t>>& prompts) {
   for (std::size_t p = 0; p < prompts.size(); ++p) {
@@ -73,8 +64,8 @@ class Generation {
     text.ids = prompts_[text.prompt];
     const auto n = std::int64_t(text.ids.size());
     // The last token that is made is never looked at.
-    text.cache =
-        empty_cache(model_, std::min(model_.config().max_positions, n + options_.max_tokens - 1));
+    const std::int64_t room = std::min(model_.config().max_positions, n + options_.max_tokens - 1);
+    text.cache.emplace(model_.config(), model_.dtype(), model_.device(), room);
     active_.push_back(std::move(text));
     const Tensor logits = compute({&active_.back()}, Tensor::of({1, n}, active_.back().ids));
     if (!take(active_.back(), logits)) active_.pop_back();
@@ -105,12 +96,12 @@ class Generation {
     std::vector<KvCache*> caches;
     std::vector<std::int32_t> places;
     for (Text* text : texts) {
-      caches.push_back(&text->cache);
+      caches.push_back(&*text->cache);
       places.push_back(std::int32_t(std::int64_t(caches.size()) * tokens.cols() - 1));
     }
     std::vector<ExpertChoice> choices;
     ForwardContext context;
-    if (options_.routing) context.choices = &choices;
+    if (options_.routing) context.routing.choices = &choices;
     Tensor logits = model_.logits_at(tokens, places, context, caches).to(Device::cpu);
     for (std::size_t i = 0; i < choices.size(); ++i) keep(choices[i], i, texts, tokens.cols());
     return logits;
@@ -145,7 +136,7 @@ class Generation {
         std::find(options_.stop.begin(), options_.stop.end(), id) != options_.stop.end();
     if (listener_ && !listener_(text.prompt, id)) result.stopped = true;
     return !result.stopped && text.made < options_.max_tokens &&
-           text.cache.length < model_.config().max_positions;
+           text.cache->length < model_.config().max_positions;
   }
 
   const Transformer& model_;

@@ -71,7 +71,7 @@ Tensor Attention::attend_cached(const Tensor& q, const Tensor& k, const Tensor& 
   MOE_CHECK(Tape::active() == nullptr, "a key/value cache serves no gradients");
   Tensor out = empty_like(q);
   for (std::size_t s = 0; s < caches.size(); ++s) {
-    const auto& [keys, values] = caches[s]->layers[std::size_t(layer_)];
+    KvRows& rows = caches[s]->layers[std::size_t(layer_)].front();
     const std::int64_t first = caches[s]->length, seen = first + length;
     const auto own = [&](const Tensor& t) {
       return Variable::constant(t.slice(std::int64_t(s) * length, length));
@@ -79,12 +79,11 @@ Tensor Attention::attend_cached(const Tensor& q, const Tensor& k, const Tensor& 
     const auto turned = [&](const Tensor& t, std::int64_t heads) {
       return ops::rope(own(t), tables, {}, heads, length, first);
     };
-    keys.slice(first, length).copy_from(turned(k, config_.kv_heads).value);
-    values.slice(first, length).copy_from(own(v).value);
+    rows.append(turned(k, config_.kv_heads).value, own(v).value);
     out.slice(std::int64_t(s) * length, length)
         .copy_from(
-            ops::attention(turned(q, config_.heads), Variable::constant(keys.slice(0, seen)),
-                           Variable::constant(values.slice(0, seen)), {},
+            ops::attention(turned(q, config_.heads), Variable::constant(rows.keys()),
+                           Variable::constant(rows.values()), {},
                            {1, length, seen, config_.heads, config_.kv_heads, config_.head_dim})
                 .value);
   }

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <span>
-#include <vector>
-
 #include "config/model_config.h"
 #include "nn/forward_context.h"
+#include "nn/kv_cache.h"
 #include "nn/parameter_store.h"
 #include "ops/attention.h"
 
@@ -15,25 +13,13 @@ namespace moe {
 /// type: f32 or f64.
 ops::RopeTables rope_tables(const ModelConfig& config, std::int64_t positions, DType type);
 
-/// Keys and values of the positions of one sequence that were seen so far.
-struct KvCache {
-  struct Layer {
-    Tensor keys, values;  // T[capacity, kv_heads * head_dim], the first `length` rows filled
-  };
-  std::vector<Layer> layers;
-  std::int64_t length = 0;
-};
-
-/// The caches of a batch, one a sequence. Their lengths may differ; empty: none.
-using KvCaches = std::span<KvCache* const>;
-
 /// Causal self-attention with rotary positions and grouped-query heads.
 class Attention {
  public:
   Attention(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer);
 
   /// x: T[tokens, hidden]. With caches (no tape), new keys and values are written behind those of
-  /// their sequence and the queries see all of it; the caches' lengths stay as they are.
+  /// their sequence and the queries see all of it; KvCache::length stays as it is.
   Variable forward(const Variable& x, const ops::RopeTables& tables, const ForwardContext& context,
                    KvCaches caches) const;
 

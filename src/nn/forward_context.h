@@ -43,6 +43,19 @@ struct ExpertChoice {
   Tensor weights;  // acc[tokens, k]
 };
 
+/// What a forward pass tells the routers of one kind, and asks of them.
+struct RoutingContext {
+  RouterOptions options = {};
+  /// i64[layers, E]: RouterStatistics::chosen of the whole previous step, for
+  /// BalanceScope::global_batch.
+  Tensor previous_counts;
+  HotExpert hot_expert = {};
+  /// When set, every router adds to its layer's rows.
+  RouterStatistics* statistics = nullptr;
+  /// When set, every router appends its choice.
+  std::vector<ExpertChoice>* choices = nullptr;
+};
+
 /// What a forward pass knows besides weights and tokens. A default context evaluates: no noise, no
 /// router losses, no capacity.
 struct ForwardContext {
@@ -64,18 +77,9 @@ struct ForwardContext {
 
   Recompute recompute = Recompute::none;
 
-  RouterOptions router = {};
-  double inverse_routed = 0;  // 1 / tokens of the global batch that are not padding
-  /// i64[layers, E]: RouterStatistics::chosen of the whole previous step, for
-  /// BalanceScope::global_batch.
-  Tensor previous_counts;
-
-  HotExpert hot_expert = {};
-
-  /// When set, every router adds to its layer's rows.
-  RouterStatistics* statistics = nullptr;
-  /// When set, every router appends its choice.
-  std::vector<ExpertChoice>* choices = nullptr;
+  double inverse_routed = 0;         // 1 / tokens of the global batch that are not padding
+  RoutingContext routing;            // of the feed-forward's experts
+  RoutingContext attention_routing;  // of the attention's
 
   std::int64_t tokens() const { return sequences * length; }
 };

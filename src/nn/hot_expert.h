@@ -6,9 +6,9 @@
 
 namespace moe {
 
-/// The scores [tokens, E] that experts are chosen by, with context.hot_expert above all others for
-/// its share of the tokens: those at positions t of a sequence where floor((t + 1) share) exceeds
-/// floor(t share), so the same on every layout. Without the drill, `scores` itself.
-Tensor with_hot_expert(const Tensor& scores, const ForwardContext& context);
+/// The scores [tokens, E] that experts are chosen by, with the hot expert above all others for its
+/// share of the tokens: those at places t of their sequence of `length` where floor((t + 1) share)
+/// exceeds floor(t share), so the same on every layout. Without the drill, `scores` itself.
+Tensor with_hot_expert(const Tensor& scores, const HotExpert& hot, std::int64_t length);
 
 }  // namespace moe

@@ -26,7 +26,7 @@ DenseFfn::DenseFfn(const ParameterStore& parameters, std::int64_t layer)
       up_(parameters[str("layers.", layer, ".ffn.up.weight")]),
       down_(parameters[str("layers.", layer, ".ffn.down.weight")]) {}
 
-FfnOutput DenseFfn::forward(const Variable& x) const {
+SublayerOutput DenseFfn::forward(const Variable& x) const {
   return {ops::expert_ffn(x, gate_, up_, down_, {0, x.value.rows()}, {0, gate_.value.rows()}), {}};
 }
 
@@ -36,9 +36,8 @@ MoeLayer::MoeLayer(const ModelConfig& config, const ParameterStore& parameters, 
       experts_(config.moe.experts),
       local_experts_(parameters.local_experts()),
       chunks_(experts_, grid.ep(), grid.exchange().chunks),
-      scale_(config.moe.score_scale.at(std::size_t(layer))),
       group_(grid.expert_group()),
-      router_(config, parameters, layer, grid.world()),
+      router_(config, parameters, Router::Of::ffn, layer, grid.world()),
       gate_(parameters[str("layers.", layer, ".experts.gate.weight")]),
       up_(parameters[str("layers.", layer, ".experts.up.weight")]),
       down_(parameters[str("layers.", layer, ".experts.down.weight")]),
@@ -49,13 +48,13 @@ MoeLayer::MoeLayer(const ModelConfig& config, const ParameterStore& parameters, 
   if (!config.layer_shared_sizes(layer).empty()) shared_.emplace(config, parameters, layer);
 }
 
-FfnOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) const {
+SublayerOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) const {
   const auto layer = std::int32_t(layer_);
   set_phase("route", layer);
   const RouterOutput routed = router_.forward(x, context);
   const ops::Permutation sorted = ops::sort_by_expert(routed.indices, experts_, order_);
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
-  Variable y = ops::combine(rows, routed.weights, sorted, scale_);
+  Variable y = ops::combine(rows, routed.weights, sorted, router_.score_scale());
   if (shared_) y = ops::add(y, shared_->forward(x));
   return {y, routed.loss};
 }

@@ -10,17 +10,11 @@
 
 namespace moe {
 
-/// A feed-forward layer's output, and the router losses that came with it.
-struct FfnOutput {
-  Variable y;     // T[tokens, hidden]
-  Variable loss;  // acc[1]; undefined value: none
-};
-
 /// The dense feed-forward of one layer: SwiGLU over all neurons.
 class DenseFfn {
  public:
   DenseFfn(const ParameterStore& parameters, std::int64_t layer);
-  FfnOutput forward(const Variable& x) const;
+  SublayerOutput forward(const Variable& x) const;
 
  private:
   Variable gate_, up_, down_;
@@ -37,14 +31,13 @@ class MoeLayer {
   MoeLayer(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer,
            const ProcessGrid& grid);
   /// x: T[tokens, hidden].
-  FfnOutput forward(const Variable& x, const ForwardContext& context) const;
+  SublayerOutput forward(const Variable& x, const ForwardContext& context) const;
 
  private:
   Variable run_experts(const Variable& sorted, const std::vector<std::int64_t>& counts) const;
 
   std::int64_t layer_, experts_, local_experts_;
   ops::ExpertChunks chunks_;
-  double scale_;
   Communicator& group_;
   Router router_;
   Variable gate_, up_, down_;                 // this rank's experts, neuron-major

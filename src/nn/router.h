@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+
 #include "comm/communicator.h"
 #include "config/model_config.h"
 #include "nn/forward_context.h"
@@ -16,17 +18,27 @@ struct RouterOutput {
   Variable loss;     // acc[1], all router losses of the layer; undefined value: none
 };
 
-/// The gate of one layer: logits in at least f32 from a linear map or LLaMA-MoE v1's tanh MLP,
-/// noise while training (Shazeer et al. 2017), top-k, weights, capacity and balance losses
-/// (docs/numerics.md). Nothing here waits for the device.
+/// What one half of a layer adds to its tokens, and the router losses that came with it.
+struct SublayerOutput {
+  Variable y;     // T[tokens, hidden]
+  Variable loss;  // acc[1]; undefined value: none
+};
+
+/// The gate of the experts of one layer's feed-forward or attention: logits in at least f32 from a
+/// linear map or LLaMA-MoE v1's tanh MLP, noise while training (Shazeer et al. 2017), top-k,
+/// weights, capacity and balance losses (docs/numerics.md). Nothing here waits for the device.
 class Router {
  public:
+  enum class Of : std::uint8_t { ffn, attention };
+
   /// `world` carries the statistics of BalanceScope::step.
-  Router(const ModelConfig& config, const ParameterStore& parameters, std::int64_t layer,
+  Router(const ModelConfig& config, const ParameterStore& parameters, Of what, std::int64_t layer,
          Communicator& world);
 
   /// x: T[tokens, hidden].
   RouterOutput forward(const Variable& x, const ForwardContext& context) const;
+
+  double score_scale() const { return config_.score_scale[std::size_t(layer_)]; }
 
  private:
   RouterScores scores(const Variable& x, const ForwardContext& context) const;
@@ -36,7 +48,12 @@ class Router {
   void count(const Tensor& chosen, const Tensor& placed, const Tensor& probabilities,
              const RouterLosses& losses, const ForwardContext& context) const;
 
-  const MoeConfig& moe_;
+  const RoutingContext& routing(const ForwardContext& context) const {
+    return what_ == Of::ffn ? context.routing : context.attention_routing;
+  }
+
+  const RouterConfig& config_;
+  Of what_;
   std::int64_t layer_;
   Communicator& world_;
   Variable linear_, bias_;    // [E, H], [E] when the model has it

@@ -12,12 +12,12 @@ namespace {
 /// The tokens that a balance loss looks at together, and what each such segment weighs.
 class Segments {
  public:
-  Segments(const ForwardContext& context, Communicator& world)
+  Segments(const ForwardContext& context, BalanceScope scope, Communicator& world)
       : context_(context),
         world_(world),
-        whole_step_(context.router.scope == BalanceScope::step),
+        whole_step_(scope == BalanceScope::step),
         tokens_(context.sequence_tokens.begin(), context.sequence_tokens.end()) {
-    if (context.router.scope == BalanceScope::sequence) return;
+    if (scope == BalanceScope::sequence) return;
     tokens_ = {std::accumulate(tokens_.begin(), tokens_.end(), 0.0)};
     if (!whole_step_) return;
     // Statistics of the whole step stand on every rank, so each rank counts 1/W of their loss.
@@ -69,11 +69,11 @@ Variable RouterLosses::total() const {
 
 RouterLosses router_losses(const RouterScores& scores, const ops::Routing& routing,
                            const Variable& weights, bool smooth_load, const ForwardContext& context,
-                           std::int64_t layer, Communicator& world) {
-  const RouterOptions& want = context.router;
+                           const RoutingContext& run, std::int64_t layer, Communicator& world) {
+  const RouterOptions& want = run.options;
   const Tensor& logits = scores.noisy.value;
   const std::int64_t experts = logits.cols();
-  const Segments segments(context, world);
+  const Segments segments(context, want.scope, world);
   RouterLosses losses;
   if (want.cv_squared > 0) {
     const Tensor segment_weights = segments.weights(want.cv_squared, logits);
@@ -92,10 +92,10 @@ RouterLosses router_losses(const RouterScores& scores, const ops::Routing& routi
   }
   if (want.switch_top_k > 0) {
     const bool previous = want.scope == BalanceScope::global_batch;
-    losses.switch_top_k = ops::switch_loss(segments.sums(scores.probabilities),
-                                           previous ? context.previous_counts.slice(layer, 1)
-                                                    : segments.counts(routing.indices, experts),
-                                           segments.weights(want.switch_top_k, logits));
+    losses.switch_top_k = ops::switch_loss(
+        segments.sums(scores.probabilities),
+        previous ? run.previous_counts.slice(layer, 1) : segments.counts(routing.indices, experts),
+        segments.weights(want.switch_top_k, logits));
   }
   if (want.z > 0)
     losses.z = ops::z_loss(scores.clean, context.valid, want.z * context.inverse_routed);

@@ -22,12 +22,12 @@ struct RouterLosses {
   Variable total() const;
 };
 
-/// This rank's share of the losses that context.router asks for: coefficients, and division by the
+/// This rank's share of the losses that run.options ask for: coefficients, and division by the
 /// global batch's tokens, included (docs/numerics.md). weights: acc[tokens, k] of routing.indices,
 /// the choice before capacity. smooth_load: whether the load of cv_squared is Shazeer's smooth one,
 /// or counts. `world` carries the statistics of BalanceScope::step.
 RouterLosses router_losses(const RouterScores& scores, const ops::Routing& routing,
                            const Variable& weights, bool smooth_load, const ForwardContext& context,
-                           std::int64_t layer, Communicator& world);
+                           const RoutingContext& run, std::int64_t layer, Communicator& world);
 
 }  // namespace moe

@@ -64,11 +64,17 @@ Transformer::Transformer(const ModelConfig& config, const ParameterStore& parame
     const std::string prefix = str("layers.", l, ".");
     Layer layer{parameters[prefix + "attention_norm.weight"],
                 parameters[prefix + "ffn_norm.weight"],
-                Attention(config, parameters, l),
+                {},
+                {},
                 {},
                 {},
                 {},
                 0};
+    if (config.is_attention_moe_layer(l)) {
+      layer.routed_attention.emplace(config, parameters, l, grid.world());
+    } else {
+      layer.attention.emplace(config, parameters, l);
+    }
     if (config.is_moe_layer(l)) {
       layer.experts.emplace(config, parameters, l, grid);
     } else {
@@ -98,18 +104,23 @@ const ops::RopeTables& Transformer::tables(std::int64_t positions) const {
   return tables_;
 }
 
-FfnOutput Transformer::run_layer(const Layer& layer, const Variable& x,
-                                 const ForwardContext& context, KvCaches caches) const {
+Transformer::Hidden Transformer::run_layer(const Layer& layer, const Variable& x,
+                                           const ForwardContext& context, KvCaches caches) const {
   const auto norm = [&](const Variable& v, const Variable& weight) {
     return ops::rmsnorm(v, weight, config_.rms_norm_eps, context.recompute == Recompute::cheap);
   };
-  const Variable middle =
-      ops::add(x, layer.attention.forward(norm(x, layer.attention_norm), tables_, context, caches));
-  const Variable normed = norm(middle, layer.ffn_norm);
-  FfnOutput out =
-      layer.experts ? layer.experts->forward(normed, context) : layer.dense->forward(normed);
-  out.y = ops::add(middle, out.y);
-  return out;
+  Hidden h{x, {}};
+  const auto add = [&](const SublayerOutput& out) {
+    h.x = ops::add(h.x, out.y);
+    if (out.loss.value.defined()) h.loss.push_back(out.loss);
+  };
+  const Variable before = norm(h.x, layer.attention_norm);
+  add(layer.attention
+          ? SublayerOutput{layer.attention->forward(before, tables_, context, caches), {}}
+          : layer.routed_attention->forward(before, tables_, context, caches));
+  const Variable between = norm(h.x, layer.ffn_norm);
+  add(layer.experts ? layer.experts->forward(between, context) : layer.dense->forward(between));
+  return h;
 }
 
 Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& context,
@@ -134,20 +145,19 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
     need(layer.parameters_end);
     set_phase("layer", std::int32_t(l));
     if (context.recompute != Recompute::block) {
-      FfnOutput out = run_layer(layer, h.x, context, caches);
-      h.x = out.y;
-      if (out.loss.value.defined()) h.loss.push_back(out.loss);
+      Hidden out = run_layer(layer, h.x, context, caches);
+      h.x = out.x;
+      h.loss.insert(h.loss.end(), out.loss.begin(), out.loss.end());
       continue;
     }
     const Block block = [this, &layer, context](std::span<const Variable> in) {
-      FfnOutput out = run_layer(layer, in[0], context, {});
-      std::vector<Variable> result = {out.y};
-      if (out.loss.value.defined()) result.push_back(out.loss);
-      return result;
+      Hidden out = run_layer(layer, in[0], context, {});
+      out.loss.insert(out.loss.begin(), out.x);
+      return out.loss;
     };
     std::vector<Variable> out = recompute(block, std::span(&h.x, 1), layer.parameters);
     h.x = out[0];
-    if (out.size() > 1) h.loss.push_back(out[1]);
+    h.loss.insert(h.loss.end(), out.begin() + 1, out.end());
   }
   for (KvCache* cache : caches) cache->length += context.length;
   need(parameter_count_);

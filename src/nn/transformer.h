@@ -8,6 +8,7 @@
 
 #include "nn/attention.h"
 #include "nn/moe_layer.h"
+#include "nn/routed_attention.h"
 
 namespace moe {
 
@@ -50,19 +51,21 @@ class Transformer {
  private:
   struct Layer {
     Variable attention_norm, ffn_norm;
-    Attention attention;
+    std::optional<Attention> attention;
+    std::optional<RoutedAttention> routed_attention;
     std::optional<DenseFfn> dense;
     std::optional<MoeLayer> experts;
     std::vector<Variable> parameters;  // the trained ones of the layer, for recompute
     std::size_t parameters_end = 0;    // one behind the layer's last parameter in the store
   };
   struct Hidden {
-    Variable x;                  // T[tokens, hidden], after the final norm
-    std::vector<Variable> loss;  // router losses, one per layer that has them
+    Variable x;                  // T[tokens, hidden]
+    std::vector<Variable> loss;  // router losses
   };
+  /// After the final norm.
   Hidden hidden(const Tensor& tokens, ForwardContext& context, KvCaches caches) const;
-  FfnOutput run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
-                      KvCaches caches) const;
+  Hidden run_layer(const Layer& layer, const Variable& x, const ForwardContext& context,
+                   KvCaches caches) const;
   const ops::RopeTables& tables(std::int64_t positions) const;
   void need(std::size_t parameters) const {
     if (weights_needed_) weights_needed_(parameters);

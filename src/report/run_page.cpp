@@ -136,6 +136,12 @@ std::string overview(Runs runs, std::span<const RunSummary> summaries) {
                        "Of the shares of tokens that the experts of a layer got, mean over layers. "
                        "At most the logarithm of the number of experts.",
                        false) +
+         simple_figure(runs, "Busiest expert of the attention", "load over the mean",
+                       mean_of("attention/load_max_over_mean/"),
+                       "The same of the experts in the attention.", false) +
+         simple_figure(runs, "Entropy of the attention's router", "nats",
+                       mean_of("attention/router_entropy/"),
+                       "The same of the experts in the attention.", false) +
          simple_figure(runs, "Throughput", "tokens a second", named("tokens_per_second"),
                        "Of all ranks together.", true) +
          simple_figure(runs, "Compute", "FLOP/s", named("flops_per_second"),

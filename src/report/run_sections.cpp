@@ -103,18 +103,26 @@ std::string memory_figure(const RunRecord& run) {
                    "one moment.");
 }
 
+/// Experts of the feed-forward, or of the attention.
+struct ExpertKind {
+  const char *key, *name;
+};
+constexpr ExpertKind kExpertKinds[] = {{"expert_load/", "experts"},
+                                       {"attention/expert_load/", "attention's experts"}};
+
 /// [expert] of a layer: load at each record.
-std::vector<const RunRecord::Series*> experts_of(const RunRecord& run, std::size_t layer) {
+std::vector<const RunRecord::Series*> experts_of(const RunRecord& run, const ExpertKind& kind,
+                                                 std::size_t layer) {
   std::vector<const RunRecord::Series*> experts;
-  const std::string prefix = fmt::format("expert_load/{}/", layer);
+  const std::string prefix = fmt::format("{}{}/", kind.key, layer);
   for (std::size_t e = 0; e < run.count_below(prefix); ++e)
     experts.push_back(run.find(fmt::format("{}{}", prefix, e)));
   return experts;
 }
 
-std::size_t layers_with_load(const RunRecord& run) {
+std::size_t layers_with_load(const RunRecord& run, const ExpertKind& kind) {
   std::size_t layers = 0;
-  while (run.find(fmt::format("expert_load/{}/0", layers)) != nullptr) ++layers;
+  while (run.find(fmt::format("{}{}/0", kind.key, layers)) != nullptr) ++layers;
   return layers;
 }
 
@@ -122,13 +130,13 @@ double mean_of(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
 }
 
-std::string last_load_figure(const RunRecord& run) {
+std::string last_load_figure(const RunRecord& run, const ExpertKind& kind) {
   HeatMap map{"layer", "expert", {}, {}};
   std::size_t row = 0;
-  for (std::size_t l = 0; l < layers_with_load(run); ++l) {
+  for (std::size_t l = 0; l < layers_with_load(run, kind); ++l) {
     std::vector<double> load;
-    for (const RunRecord::Series* s : experts_of(run, l)) load.push_back(s->values.back());
-    row = experts_of(run, l)[0]->rows.back();
+    for (const RunRecord::Series* s : experts_of(run, kind, l)) load.push_back(s->values.back());
+    row = experts_of(run, kind, l)[0]->rows.back();
     const double mean = mean_of(load);
     map.rows.push_back(fmt::format("{}", l));
     auto& cells = map.cells.emplace_back();
@@ -139,16 +147,16 @@ std::string last_load_figure(const RunRecord& run) {
     }
   }
   if (map.cells.empty()) return {};
-  return html_figure(fmt::format("Load of the experts at step {:.0f}", run.steps[row]),
+  return html_figure(fmt::format("Load of the {} at step {:.0f}", kind.name, run.steps[row]),
                      "<div class=\"scroll wide\">\n" + heat_map(map) + "</div>\n",
                      "Tokens that chose each expert, over the mean of its layer. Layers are those "
                      "with experts, counted from 0.");
 }
 
-std::string load_over_time(const RunRecord& run) {
+std::string load_over_time(const RunRecord& run, const ExpertKind& kind) {
   std::string maps;
-  for (std::size_t l = 0; l < layers_with_load(run); ++l) {
-    const auto experts = experts_of(run, l);
+  for (std::size_t l = 0; l < layers_with_load(run, kind); ++l) {
+    const auto experts = experts_of(run, kind, l);
     const std::size_t records = experts[0]->rows.size();
     const std::size_t columns = std::min(kMapColumns, records);
     RunMap map{fmt::format("layer {}", l), {}};
@@ -166,7 +174,8 @@ std::string load_over_time(const RunRecord& run) {
     maps += run_map(map);
   }
   if (maps.empty()) return {};
-  return html_figure("Load of the experts over time", "<div class=\"maps\">\n" + maps + "</div>\n",
+  return html_figure(fmt::format("Load of the {} over time", kind.name),
+                     "<div class=\"maps\">\n" + maps + "</div>\n",
                      "From the first step at the left to the last at the right, a row for each "
                      "expert, in the colours of the map above.");
 }
@@ -232,8 +241,12 @@ std::string run_section(const RunRecord& run, bool headed) {
                         "How often each domain's text has been gone through.", Drawn::exact) +
             each_figure(run, "Router losses", "router_losses/", "nats a token",
                         "Coefficients included, smoothed.") +
+            each_figure(run, "Router losses of the attention", "attention/router_losses/",
+                        "nats a token", "Coefficients included, smoothed.") +
             time_figure(run) + waiting_figure(run) + memory_figure(run);
-  const std::string maps = last_load_figure(run) + load_over_time(run);
+  std::string maps;
+  for (const ExpertKind& kind : kExpertKinds)
+    maps += last_load_figure(run, kind) + load_over_time(run, kind);
   if (charts.empty() && maps.empty()) return {};
   return fmt::format("<section>\n{}<div class=\"charts\">\n{}</div>\n{}</section>\n",
                      headed ? "<h2>" + html_escape(run.name) + "</h2>\n" : "", charts, maps);

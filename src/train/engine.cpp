@@ -49,12 +49,15 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
   }
   gather_ = std::make_unique<WeightGather>(parameters_, *plan_, grid_);
   model_->set_weights_needed([this](std::size_t count) { gather_->wait_for_first(count); });
-  if (config_.is_moe())
-    previous_counts_ =
-        Tensor::of<std::int64_t>(
-            {config_.layers, config_.moe.experts},
-            std::vector<std::int64_t>(std::size_t(config_.layers * config_.moe.experts), 1))
-            .to(options_.device);
+  const auto first_counts = [&](const RouterConfig& router) {
+    const std::int64_t n = config_.layers * router.experts;
+    if (n == 0) return Tensor();
+    return Tensor::of<std::int64_t>({config_.layers, router.experts},
+                                    std::vector<std::int64_t>(std::size_t(n), 1))
+        .to(options_.device);
+  };
+  previous_counts_ = first_counts(config_.moe);
+  attention_previous_counts_ = first_counts(config_.attention_moe);
   load_weights(weights);
 }
 
@@ -95,11 +98,10 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
         std::span(batch.sequence_ids).subspan(std::size_t(first), std::size_t(n));
     if (batch.document_starts.defined())
       context.document_starts = batch.document_starts.slice(first, n);
-    context.router = options_.router;
-    context.previous_counts = previous_counts_;
     context.inverse_routed = 1.0 / double(counts.routed);
-    context.hot_expert = faults.hot_expert;
-    context.statistics = statistics.routers();
+    context.routing = {options_.router, previous_counts_, faults.hot_expert, statistics.routers()};
+    context.attention_routing = {
+        options_.attention_router, attention_previous_counts_, {}, statistics.attention_routers()};
     if (first + n == sequences) gradients_->begin_last_micro_batch();
 
     Tape tape;
@@ -139,17 +141,18 @@ void Engine::update(StepResult& result, double learning_rate) {
   result.clip = clip_factor(result.grad_norm, options_.optimizer.clip_norm);
   optimizer_->step(*gradients_, learning_rate, result.clip,
                    [this](std::size_t bucket) { gather_->start(bucket); });
-  remember_counts(result);
-  if (options_.router.bias_update_rate > 0)
-    update_selection_bias(parameters_, result.loads, options_.router.bias_update_rate);
+  const auto after_step = [&](const RoutingResult& routing, const Tensor& counts,
+                              const char* router, double bias_rate) {
+    for (std::size_t l = 0; l < routing.loads.size(); ++l)
+      counts.slice(std::int64_t(l), 1)
+          .copy_from(Tensor::of<std::int64_t>({1, counts.cols()}, routing.loads[l]));
+    if (bias_rate > 0) update_selection_bias(parameters_, router, routing.loads, bias_rate);
+  };
+  after_step(result.routing, previous_counts_, "router", options_.router.bias_update_rate);
+  after_step(result.attention_routing, attention_previous_counts_, "attention.router",
+             options_.attention_router.bias_update_rate);
   for (const auto& [phase, waited] : take_waiting_seconds())
     result.exposed_seconds[phase] += waited;
-}
-
-void Engine::remember_counts(const StepResult& result) {
-  for (std::size_t l = 0; l < result.loads.size(); ++l)
-    previous_counts_.slice(std::int64_t(l), 1)
-        .copy_from(Tensor::of<std::int64_t>({1, config_.moe.experts}, result.loads[l]));
 }
 
 }  // namespace moe

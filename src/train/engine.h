@@ -25,20 +25,26 @@ struct GlobalCounts {
   std::int64_t routed = 0;    // tokens that are not padding: the divisor of router losses
 };
 
-/// The outcome of one step, the same on every rank. Definitions: docs/numerics.md.
-struct StepResult {
-  double loss = 0;  // mean cross-entropy over the global batch's labelled tokens
+/// What the routers of one kind did in a step.
+struct RoutingResult {
   double cv_squared = 0, switch_top_k = 0, z = 0;  // router losses, coefficients included
-  double grad_norm = 0;                            // over all parameters, before clipping
-  double clip = 1;
-  std::vector<double> domain_loss;  // mean per domain; NaN where it has no token
   /// [layer][expert]: (token, slot) pairs that chose each expert, dropped ones included; zeros for
-  /// dense layers, empty for a dense model.
+  /// layers without experts, empty for a model without.
   std::vector<std::vector<std::int64_t>> loads;
   std::vector<std::vector<double>> probabilities;  // [layer][expert]: summed over tokens
   std::int64_t dropped = 0;                        // pairs dropped over capacity, all layers
-  std::map<std::string, double> exposed_seconds;   // this rank's waits for collectives, by phase
-  std::map<std::string, double> seconds;           // this rank's time: forward, backward, ...
+};
+
+/// The outcome of one step, the same on every rank. Definitions: docs/numerics.md.
+struct StepResult {
+  double loss = 0;                  // mean cross-entropy over the global batch's labelled tokens
+  RoutingResult routing;            // of the feed-forward's experts
+  RoutingResult attention_routing;  // of the attention's
+  double grad_norm = 0;             // over all parameters, before clipping
+  double clip = 1;
+  std::vector<double> domain_loss;                // mean per domain; NaN where it has no token
+  std::map<std::string, double> exposed_seconds;  // this rank's waits for collectives, by phase
+  std::map<std::string, double> seconds;          // this rank's time: forward, backward, ...
 };
 
 /// What a drill does to a step of this rank (train/faults.h).
@@ -60,7 +66,7 @@ struct EngineOptions {
   std::vector<std::string> freeze;  // families of parameters that stay as they are
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
-  RouterOptions router;
+  RouterOptions router, attention_router;
 };
 
 /// A model with its gradients and optimiser on this rank of the grid: a step is two calls, between
@@ -99,12 +105,11 @@ class Engine {
   const ProcessGrid& grid() const { return grid_; }
 
   /// i64[layers, E]: the expert counts of the last step that updated weights, part of a checkpoint;
-  /// ones before the first. Undefined for a dense model.
+  /// ones before the first. Undefined for a model without experts there.
   const Tensor& previous_counts() const { return previous_counts_; }
+  const Tensor& attention_previous_counts() const { return attention_previous_counts_; }
 
  private:
-  void remember_counts(const StepResult& result);
-
   const ModelConfig config_;
   const EngineOptions options_;
   const ProcessGrid& grid_;
@@ -115,7 +120,7 @@ class Engine {
   std::unique_ptr<AdamW> optimizer_;
   std::unique_ptr<FrozenMasters> frozen_;
   std::unique_ptr<WeightGather> gather_;
-  Tensor previous_counts_;  // i64[layers, E]: StepResult::loads of the last step, ones at first
+  Tensor previous_counts_, attention_previous_counts_;
 };
 
 }  // namespace moe

@@ -59,6 +59,16 @@ nlohmann::ordered_json to_json(const SaveResult& r) {
   return j;
 }
 
+void add_routing(nlohmann::ordered_json& j, const RoutingMetrics& m) {
+  j["router_losses"] = m.router_losses;
+  j["load_max_over_mean"] = m.load_max_over_mean;
+  j["router_entropy"] = m.router_entropy;
+  j["probability_entropy"] = m.probability_entropy;
+  j["dead_experts"] = m.dead_experts;
+  j["dropped_tokens"] = m.dropped_tokens;
+  if (!m.expert_load.empty()) j["expert_load"] = m.expert_load;
+}
+
 }  // namespace
 
 std::string to_json(const StepMetrics& m) {
@@ -69,18 +79,14 @@ std::string to_json(const StepMetrics& m) {
   j["domain_loss"] = m.domain_loss;
   j["domain_weights"] = m.domain_weights;
   j["domain_epochs"] = m.domain_epochs;
-  j["router_losses"] = m.router_losses;
   j["grad_norm"] = m.grad_norm;
   j["learning_rate"] = m.learning_rate;
   j["tokens_per_second"] = m.tokens_per_second;
   j["step_seconds"] = m.step_seconds;
   j["phase_seconds"] = m.phase_seconds;
   j["flops_per_second"] = m.flops_per_second;
-  j["load_max_over_mean"] = m.load_max_over_mean;
-  j["router_entropy"] = m.router_entropy;
-  j["probability_entropy"] = m.probability_entropy;
-  j["dead_experts"] = m.dead_experts;
-  j["dropped_tokens"] = m.dropped_tokens;
+  add_routing(j, m);
+  if (!m.attention.load_max_over_mean.empty()) add_routing(j["attention"], m.attention);
   j["exposed_comm_seconds"] = m.exposed_comm_seconds;
   j["exposed_comm_by_phase"] = m.exposed_comm_by_phase;
   j["memory_bytes"] = m.memory_bytes;
@@ -88,7 +94,6 @@ std::string to_json(const StepMetrics& m) {
   j["rollbacks"] = m.rollbacks;
   if (!m.skipped.empty()) j["skipped"] = m.skipped;
   if (!m.held_out_loss.empty()) j["held_out_loss"] = m.held_out_loss;
-  if (!m.expert_load.empty()) j["expert_load"] = m.expert_load;
   if (m.checkpoint) j["checkpoint"] = to_json(*m.checkpoint);
   // Names come from a configuration file, which need not be UTF-8.
   return j.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

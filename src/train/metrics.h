@@ -14,29 +14,34 @@
 
 namespace moe {
 
+/// What the routers of one kind did in a step.
+struct RoutingMetrics {
+  std::map<std::string, double> router_losses;  // "cv_squared", ...: coefficients included
+  std::vector<double> load_max_over_mean;   // per layer with experts: the busiest; 1 is balanced
+  std::vector<double> router_entropy;       // per layer, nats
+  std::vector<double> probability_entropy;  // per layer, nats
+  std::vector<std::int64_t> dead_experts;   // per layer: without a pair in this step
+  std::int64_t dropped_tokens = 0;          // (token, slot) pairs over capacity, all layers
+  /// [layer with experts][expert]: (token, slot) pairs; empty: not in this step's line.
+  std::vector<std::vector<std::int64_t>> expert_load;
+};
+
 /// What is known after a step: one line of metrics.jsonl (docs/file_formats.md). A number that does
 /// not exist is NaN and is written as null.
-struct StepMetrics {
-  std::int64_t step = 0;    // 1 is the first
-  std::int64_t tokens = 0;  // trained on since step 0
-  double loss = NAN;        // mean cross-entropy per labelled token, without router losses
+struct StepMetrics : RoutingMetrics {  // those of the feed-forward's experts
+  RoutingMetrics attention;            // those of the attention's
+  std::int64_t step = 0;               // 1 is the first
+  std::int64_t tokens = 0;             // trained on since step 0
+  double loss = NAN;  // mean cross-entropy per labelled token, without router losses
   std::map<std::string, double> domain_loss;     // the same, per domain
   std::map<std::string, double> domain_weights;  // shares of the step's sequences, by the mixture
   std::map<std::string, double> domain_epochs;   // times that each has been read after the step
-  std::map<std::string, double> router_losses;   // "cv_squared", ...: coefficients included
   double grad_norm = NAN;                        // before clipping
   double learning_rate = NAN;
   double tokens_per_second = NAN;  // of all ranks
   double step_seconds = NAN;
   std::map<std::string, double> phase_seconds;  // forward, backward, ...: parts of the step
   double flops_per_second = NAN;                // of all ranks, on activated parameters
-  std::vector<double> load_max_over_mean;   // per layer with experts: the busiest; 1 is balanced
-  std::vector<double> router_entropy;       // per layer, nats
-  std::vector<double> probability_entropy;  // per layer, nats
-  std::vector<std::int64_t> dead_experts;   // per layer: without a pair in this step
-  /// [layer with experts][expert]: (token, slot) pairs; empty: not in this step's line.
-  std::vector<std::vector<std::int64_t>> expert_load;
-  std::int64_t dropped_tokens = 0;  // (token, slot) pairs over capacity, all layers
   /// Rank 0's waits for collectives within the step, and their parts by phase.
   double exposed_comm_seconds = NAN;
   std::map<std::string, double> exposed_comm_by_phase;

@@ -19,7 +19,7 @@ double entropy(const std::vector<Number>& shares, double total) {
 
 }  // namespace
 
-void describe_routing(const StepResult& r, StepMetrics& m) {
+void describe_routing(const RoutingResult& r, RoutingMetrics& m) {
   if (r.loads.empty()) return;
   m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
   m.dropped_tokens = r.dropped;

@@ -6,8 +6,9 @@
 
 namespace moe {
 
-/// Fills in what a step's metrics say of its routers: losses, and per layer with experts how even
-/// the load and the probabilities are (docs/numerics.md). Nothing for a dense model.
-void describe_routing(const StepResult& result, StepMetrics& metrics);
+/// Fills in what a step's metrics say of the routers of one kind: losses, and per layer with
+/// experts how even the load and the probabilities are (docs/numerics.md). Nothing for a model
+/// without.
+void describe_routing(const RoutingResult& result, RoutingMetrics& metrics);
 
 }  // namespace moe

@@ -12,7 +12,7 @@ RunMetrics::RunMetrics(const TrainConfig::Run& run, std::int64_t last_step, std:
 
 void RunMetrics::write(StepMetrics metrics) {
   if (expert_load_every_ == 0 || metrics.step % expert_load_every_ != 0)
-    metrics.expert_load.clear();
+    metrics.expert_load.clear(), metrics.attention.expert_load.clear();
   lines_.write(metrics);
   if (tensorboard_) tensorboard_->write(metrics);
 }

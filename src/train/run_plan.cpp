@@ -75,17 +75,39 @@ struct LayerBytes {
   std::int64_t working = 0;  // in backward, beside what was kept
 };
 
+/// What a router keeps: per token and expert logits, probabilities, weights by expert; with noise
+/// its scale, its input, the sample and the noisy logits; a few numbers for each choice.
+std::int64_t gate_bytes(const RouterConfig& r, std::int64_t tokens, std::int64_t number) {
+  const std::int64_t per_expert = 3 + (r.gate_noise ? 5 : 0) + (r.gate == GateKind::mlp ? 2 : 0);
+  return tokens * (r.experts * per_expert + r.top_k * 6) * number;
+}
+
+/// What one layer's attention keeps between its norm and the residual connection.
+std::int64_t attention_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t layer,
+                             std::int64_t tokens) {
+  const std::int64_t s = bytes(c.model.dtype), a = bytes(accumulator(c.model.dtype));
+  const std::int64_t d = m.head_dim;
+  // Queries, keys, values, the result, log-sum-exps.
+  if (!m.is_attention_moe_layer(layer))
+    return tokens * ((2 * m.heads + 2 * m.kv_heads) * d * s + m.heads * a);
+  const AttentionMoeConfig& moe = m.attention_moe;
+  const std::int64_t rows = tokens * moe.top_k, heads = m.expert_heads();
+  const std::int64_t key_rows = moe.kind == AttentionExpert::queries ? tokens : rows;
+  const std::int64_t input = c.parallel.recompute == Recompute::cheap ? 0 : m.hidden_size * s;
+  return rows * (input + 2 * heads * d * s + heads * a + m.hidden_size * s + 3 * 4) +
+         key_rows * 2 * m.expert_kv_heads() * d * s + gate_bytes(moe, tokens, a);
+}
+
 LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t layer,
                        std::int64_t tokens, std::int64_t received, const Share& experts, int ep) {
   const std::int64_t s = bytes(c.model.dtype), a = bytes(accumulator(c.model.dtype));
-  const std::int64_t row = m.hidden_size * s, width = m.heads * m.head_dim;
+  const std::int64_t row = m.hidden_size * s;
   const bool cheap = c.parallel.recompute == Recompute::cheap;
   const std::int64_t normed = cheap ? 0 : row;
 
-  // Both norms' inputs and results; queries, keys and values; attention's result and log-sum-exps.
+  // Both norms' inputs and results.
   LayerBytes l;
-  l.kept = tokens * (2 * row + 2 * normed + 2 * a) +
-           tokens * ((2 * width + 2 * m.kv_heads * m.head_dim) * s + m.heads * a);
+  l.kept = tokens * (2 * row + 2 * normed + 2 * a) + attention_bytes(c, m, layer, tokens);
   if (!m.is_moe_layer(layer)) {
     l.kept += tokens * 2 * m.intermediate_size * s;
     l.working = tokens * (m.intermediate_size * s + 3 * row) +
@@ -93,11 +115,8 @@ LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t 
     return l;
   }
 
-  const std::int64_t k = m.moe.top_k, e = m.moe.experts;
-  // The gate's numbers per token and expert: logits, probabilities, weights by expert; with noise
-  // its scale, its input, the sample and the noisy logits.
-  std::int64_t per_expert = 3 + (m.moe.gate_noise ? 5 : 0) + (m.moe.gate == GateKind::mlp ? 2 : 0);
-  l.kept += tokens * e * per_expert * a + tokens * k * 6 * a;
+  const std::int64_t k = m.moe.top_k;
+  l.kept += gate_bytes(m.moe, tokens, a);
   const std::vector<std::int64_t> sizes = m.layer_expert_sizes(layer);
   const auto own = sizes.begin() + experts.first;
   const std::int64_t own_neurons = std::accumulate(own, own + experts.count, std::int64_t{0});

@@ -24,6 +24,7 @@ EngineOptions engine_options(const TrainConfig& c, Device device) {
   o.domains = std::int64_t(c.data.train.size());
   o.optimizer = c.optimizer;
   o.router = c.router;
+  o.attention_router = c.attention_router;
   return o;
 }
 

@@ -86,9 +86,12 @@ Batch part_of(const Batch& whole, int rank, int world) {
 /// A step's numbers that every layout must agree on.
 std::vector<std::pair<const char*, double>> scalars_of(const StepResult& r) {
   return {{"the loss", r.loss},
-          {"the CV^2 loss", r.cv_squared},
-          {"the Switch loss", r.switch_top_k},
-          {"the z loss", r.z},
+          {"the CV^2 loss", r.routing.cv_squared},
+          {"the Switch loss", r.routing.switch_top_k},
+          {"the z loss", r.routing.z},
+          {"the CV^2 loss of the attention", r.attention_routing.cv_squared},
+          {"the Switch loss of the attention", r.attention_routing.switch_top_k},
+          {"the z loss of the attention", r.attention_routing.z},
           {"the gradient norm", r.grad_norm}};
 }
 
@@ -158,13 +161,18 @@ std::vector<Difference> compare(Engine& grid_engine, Alone* alone, const Batch& 
   const auto reference_scalars = scalars_of(there), scalars = scalars_of(here);
   for (std::size_t i = 0; i < scalars.size(); ++i)
     compare_numbers(scalars[i].first, {scalars[i].second}, {reference_scalars[i].second});
-  for (std::size_t l = 0; l < here.loads.size(); ++l) {
-    const auto numbers = [](const std::vector<std::int64_t>& v) {
-      return std::vector<double>(v.begin(), v.end());
-    };
-    compare_numbers(str("the load of layer ", l, "'s experts"), numbers(here.loads[l]),
-                    alone ? numbers(there.loads[l]) : std::vector<double>());
-  }
+  const auto compare_loads = [&](const char* what, const RoutingResult& mine,
+                                 const RoutingResult& reference) {
+    for (std::size_t l = 0; l < mine.loads.size(); ++l) {
+      const auto numbers = [](const std::vector<std::int64_t>& v) {
+        return std::vector<double>(v.begin(), v.end());
+      };
+      compare_numbers(str("the load of layer ", l, what), numbers(mine.loads[l]),
+                      alone ? numbers(reference.loads[l]) : std::vector<double>());
+    }
+  };
+  compare_loads("'s experts", here.routing, there.routing);
+  compare_loads("'s attention experts", here.attention_routing, there.attention_routing);
 
   const std::vector<Parameter>& parameters = grid_engine.parameters().all();
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -200,7 +208,8 @@ SelfcheckResult selfcheck(const ModelConfig& config, const EngineOptions& option
   on_grid.gradients_only = true;
   on_grid.domains = 1;
   on_grid.micro_batch = 1;
-  if (on_grid.router.scope == BalanceScope::rank) on_grid.router.scope = BalanceScope::sequence;
+  for (RouterOptions* router : {&on_grid.router, &on_grid.attention_router})
+    if (router->scope == BalanceScope::rank) router->scope = BalanceScope::sequence;
   EngineOptions in_one = on_grid;
   in_one.micro_batch = world.size();
   in_one.zero = false;

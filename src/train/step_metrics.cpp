@@ -12,7 +12,8 @@ StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const Mod
   m.loss = r.loss;
   for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
     m.domain_loss[config.data.train[d].domain] = r.domain_loss[d];
-  describe_routing(r, m);
+  describe_routing(r.routing, m);
+  describe_routing(r.attention_routing, m.attention);
   m.grad_norm = r.grad_norm;
   const std::int64_t step_tokens = config.batch.global * config.data.sequence_length;
   m.step_seconds = seconds;
@@ -40,8 +41,16 @@ std::map<std::string, std::int64_t> peak_memory(Device device) {
 double step_flops(const ModelConfig& c, std::int64_t tokens, std::int64_t length) {
   const double multiplied = double(count_parameters(c).activated) -
                             (c.tie_embeddings ? 0 : double(c.vocab_size) * double(c.hidden_size));
-  const double attention =
-      6 * double(c.layers) * double(length) * double(c.heads) * double(c.head_dim);
+  double layers = 0;  // of dense attention
+  for (std::int64_t l = 0; l < c.layers; ++l) {
+    if (!c.is_attention_moe_layer(l)) {
+      ++layers;
+      continue;
+    }
+    const double share = double(c.attention_moe.top_k) / double(c.attention_moe.experts);
+    layers += c.attention_moe.kind == AttentionExpert::queries ? share : share * share;
+  }
+  const double attention = 6 * layers * double(length) * double(c.heads) * double(c.head_dim);
   return double(tokens) * (6 * multiplied + attention);
 }
 

@@ -23,7 +23,9 @@ std::map<std::string, std::int64_t> peak_memory(Device device);
 /// Floating-point operations of one training step, forward and backward, on activated parameters:
 ///   tokens * (6 * P + 6 * layers * length * heads * head_dim),
 /// P the activated parameters that are multiplied: without the embedding table (its lookup is no
-/// product) and with the output head; the second term is causal attention (half of the square).
+/// product) and with the output head; the second term is causal attention (half of the square). Of
+/// it a layer with k of E experts in its attention counts k / E with routed queries and (k / E)^2,
+/// even routing taken for granted, with routed heads.
 /// Recomputation is not counted.
 double step_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length);
 

@@ -39,11 +39,46 @@ class Row {
   std::size_t at_ = 0;
 };
 
+void put(Row& row, const std::optional<RouterStatistics>& routers) {
+  if (!routers) return;
+  for (const Tensor* t :
+       {&routers->chosen, &routers->placed, &routers->probabilities, &routers->losses})
+    row.put(*t);
+}
+
+/// What put() wrote, summed.
+void take(Row& row, const std::optional<RouterStatistics>& routers, RoutingResult& result) {
+  if (!routers) return;
+  const auto layers = std::size_t(routers->chosen.rows());
+  const auto experts = std::size_t(routers->chosen.cols());
+  const auto by_layer = [&](auto& list) {
+    using Numbers = typename std::remove_reference_t<decltype(list)>::value_type;
+    for (std::size_t l = 0; l < layers; ++l) {
+      const auto values = row.take(experts);
+      list.push_back(Numbers(values.begin(), values.end()));
+    }
+  };
+  by_layer(result.loads);
+  const auto placed = row.take(layers * experts);
+  by_layer(result.probabilities);
+  for (const auto& load : result.loads)
+    for (const std::int64_t n : load) result.dropped += n;
+  for (const double n : placed) result.dropped -= std::int64_t(n);
+  for (std::size_t l = 0; l < layers; ++l) {
+    const auto losses = row.take(3);
+    result.cv_squared += losses[0];
+    result.switch_top_k += losses[1];
+    result.z += losses[2];
+  }
+}
+
 }  // namespace
 
 StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains, Device device)
     : domain_loss_(std::size_t(domains), 0), domain_tokens_(domain_loss_) {
   if (config.is_moe()) routers_.emplace(config.layers, config.moe.experts, device);
+  if (config.is_attention_moe())
+    attention_routers_.emplace(config.layers, config.attention_moe.experts, device);
 }
 
 void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,
@@ -75,10 +110,8 @@ void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResu
   Row row;
   row.put(domain_loss_);
   row.put(domain_tokens_);
-  if (routers_)
-    for (const Tensor* t :
-         {&routers_->chosen, &routers_->placed, &routers_->probabilities, &routers_->losses})
-      row.put(*t);
+  put(row, routers_);
+  put(row, attention_routers_);
   row.sum(world);
 
   const std::size_t domains = domain_loss_.size();
@@ -88,29 +121,8 @@ void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResu
                                                : std::numeric_limits<double>::quiet_NaN());
   result.loss =
       std::accumulate(loss.begin(), loss.end(), 0.0) / double(std::max<std::int64_t>(labelled, 1));
-  if (!routers_) return;
-
-  const auto layers = std::size_t(routers_->chosen.rows());
-  const auto experts = std::size_t(routers_->chosen.cols());
-  const auto by_layer = [&](auto& list) {
-    using Numbers = typename std::remove_reference_t<decltype(list)>::value_type;
-    for (std::size_t l = 0; l < layers; ++l) {
-      const auto values = row.take(experts);
-      list.push_back(Numbers(values.begin(), values.end()));
-    }
-  };
-  by_layer(result.loads);
-  const auto placed = row.take(layers * experts);
-  by_layer(result.probabilities);
-  for (const auto& load : result.loads)
-    for (const std::int64_t n : load) result.dropped += n;
-  for (const double n : placed) result.dropped -= std::int64_t(n);
-  for (std::size_t l = 0; l < layers; ++l) {
-    const auto losses = row.take(3);
-    result.cv_squared += losses[0];
-    result.switch_top_k += losses[1];
-    result.z += losses[2];
-  }
+  take(row, routers_, result.routing);
+  take(row, attention_routers_, result.attention_routing);
 }
 
 }  // namespace moe

@@ -27,6 +27,9 @@ class StepStatistics {
 
   /// For ForwardContext::statistics; nullptr for a dense model.
   RouterStatistics* routers() { return routers_ ? &*routers_ : nullptr; }
+  RouterStatistics* attention_routers() {
+    return attention_routers_ ? &*attention_routers_ : nullptr;
+  }
 
   /// Sums over ranks in one collective, then fills in what StepResult says of losses and routing.
   /// labelled: scored tokens of the global batch. Collective.
@@ -41,7 +44,7 @@ class StepStatistics {
 
   std::vector<Tokens> tokens_;
   std::vector<double> domain_loss_, domain_tokens_;
-  std::optional<RouterStatistics> routers_;
+  std::optional<RouterStatistics> routers_, attention_routers_;
 };
 
 }  // namespace moe

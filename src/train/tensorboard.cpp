@@ -43,6 +43,22 @@ void add_losses(const StepMetrics& m, Scalars& s) {
   s.add_all("held_out/", m.held_out_loss);
 }
 
+void add_routing(const std::string& prefix, const RoutingMetrics& m, EventRecord& record,
+                 Scalars& s) {
+  s.add_all(prefix + "router/loss/", m.router_losses);
+  s.add_layers(prefix + "router/entropy", m.router_entropy);
+  s.add_layers(prefix + "router/probability_entropy", m.probability_entropy);
+  s.add_layers(prefix + "load/max_over_mean", m.load_max_over_mean);
+  if (!m.dead_experts.empty())
+    s.add(prefix + "load/dead_experts",
+          std::accumulate(m.dead_experts.begin(), m.dead_experts.end(), 0.0));
+  if (!m.load_max_over_mean.empty())
+    s.add(prefix + "load/dropped_tokens", double(m.dropped_tokens));
+  for (std::size_t l = 0; l < m.expert_load.size(); ++l)
+    record.bars.push_back(
+        {fmt::format("{}load/experts_of_layer/{:02}", prefix, l), m.expert_load[l]});
+}
+
 EventRecord by_tokens(const StepMetrics& m) {
   EventRecord record;
   record.step = m.tokens;
@@ -65,13 +81,8 @@ EventRecord event_record(const StepMetrics& m) {
   s.add("train/rollbacks", double(m.rollbacks));
   s.add_all("data/weight/", m.domain_weights);
   s.add_all("data/epochs/", m.domain_epochs);
-  s.add_all("router/loss/", m.router_losses);
-  s.add_layers("router/entropy", m.router_entropy);
-  s.add_layers("router/probability_entropy", m.probability_entropy);
-  s.add_layers("load/max_over_mean", m.load_max_over_mean);
-  if (!m.dead_experts.empty())
-    s.add("load/dead_experts", std::accumulate(m.dead_experts.begin(), m.dead_experts.end(), 0.0));
-  if (!m.load_max_over_mean.empty()) s.add("load/dropped_tokens", double(m.dropped_tokens));
+  add_routing("", m, record, s);
+  add_routing("attention/", m.attention, record, s);
   s.add("speed/tokens_per_second", m.tokens_per_second);
   s.add("speed/flops_per_second", m.flops_per_second);
   s.add("time/step", m.step_seconds);
@@ -79,8 +90,6 @@ EventRecord event_record(const StepMetrics& m) {
   s.add("time/exposed_comm", m.exposed_comm_seconds);
   s.add_all("time/exposed_comm/", m.exposed_comm_by_phase);
   s.add_all("memory/", m.memory_bytes);
-  for (std::size_t l = 0; l < m.expert_load.size(); ++l)
-    record.bars.push_back({fmt::format("load/experts_of_layer/{:02}", l), m.expert_load[l]});
   return record;
 }
 

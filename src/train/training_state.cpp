@@ -9,7 +9,14 @@
 namespace moe {
 namespace {
 
-constexpr const char* kPreviousCounts = "router/previous_counts";
+/// The counts that routers remember, by their names in a checkpoint; undefined ones left out.
+std::vector<std::pair<std::string, Tensor>> remembered_counts(const Engine& engine) {
+  std::vector<std::pair<std::string, Tensor>> list = {
+      {"router/previous_counts", engine.previous_counts()},
+      {"attention_router/previous_counts", engine.attention_previous_counts()}};
+  std::erase_if(list, [](const auto& c) { return !c.second.defined(); });
+  return list;
+}
 
 TensorRows rows_of(const char* kind, const Parameter& p, std::int64_t first, Tensor value) {
   return {kind + p.name(), p.spec.shape, p.first_row + first, std::move(value)};
@@ -45,10 +52,9 @@ std::vector<TensorRows> state_to_save(Engine& engine) {
     list.push_back(
         rows_of("weights/", p, share.first, p.variable.value.slice(share.first, share.count)));
   }
-  if (const Tensor& counts = engine.previous_counts(); counts.defined()) {
+  for (const auto& [name, counts] : remembered_counts(engine)) {
     const Share share = share_of(counts.rows(), world.rank(), world.size());
-    list.push_back(
-        {kPreviousCounts, counts.shape(), share.first, counts.slice(share.first, share.count)});
+    list.push_back({name, counts.shape(), share.first, counts.slice(share.first, share.count)});
   }
   return list;
 }
@@ -63,13 +69,13 @@ void load_moments_and_counts(Engine& engine, const CheckpointReader& reader) {
         backend(moment.device()).fill(moment, 0);
     }
   }
-  const Tensor& counts = engine.previous_counts();
-  if (!counts.defined()) return;
-  if (reader.has(kPreviousCounts))
-    reader.read_into({kPreviousCounts, counts.shape(), 0, counts});
-  else
-    counts.copy_from(Tensor::of<std::int64_t>(
-        counts.shape(), std::vector<std::int64_t>(std::size_t(counts.size()), 1)));
+  for (const auto& [name, counts] : remembered_counts(engine)) {
+    if (reader.has(name))
+      reader.read_into({name, counts.shape(), 0, counts});
+    else
+      counts.copy_from(Tensor::of<std::int64_t>(
+          counts.shape(), std::vector<std::int64_t>(std::size_t(counts.size()), 1)));
+  }
 }
 
 std::int64_t optimizer_steps_in(const CheckpointReader& reader) {

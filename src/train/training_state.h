@@ -11,9 +11,9 @@ namespace moe {
 
 /// The tensors of a training state, by the names they have in checkpoints: "weights/P" (masters),
 /// "adam_m/P" and "adam_v/P" of every trained parameter P, "weights/P" alone of the others, and
-/// "router/previous_counts" (Engine::previous_counts) of a model with experts. Views of the
-/// engine's own memory: of each row that several ranks hold, one rank's. Over all ranks every row
-/// comes exactly once.
+/// "router/previous_counts" and "attention_router/previous_counts" (Engine::previous_counts, ...)
+/// of a model with experts there. Views of the engine's own memory: of each row that several ranks
+/// hold, one rank's. Over all ranks every row comes exactly once.
 std::vector<TensorRows> state_to_save(Engine& engine);
 
 /// The weights in a checkpoint: masters, so of the accumulator's type.

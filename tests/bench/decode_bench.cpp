@@ -72,15 +72,10 @@ void run(DType dtype, std::int64_t tokens, int measurements, std::int64_t texts)
   const Transformer model(config, store, grid);
 
   const std::int64_t length = kPrompt + tokens * (measurements + 1);
-  std::vector<KvCache> caches(static_cast<std::size_t>(texts));
+  std::vector<KvCache> caches;
+  for (std::int64_t t = 0; t < texts; ++t) caches.emplace_back(config, dtype, Device::cpu, length);
   std::vector<KvCache*> pointers;
-  for (KvCache& cache : caches) {
-    for (std::int64_t l = 0; l < config.layers; ++l) {
-      Tensor keys = Tensor::empty({length, config.kv_heads * config.head_dim}, dtype);
-      cache.layers.push_back({keys, empty_like(keys)});
-    }
-    pointers.push_back(&cache);
-  }
+  for (KvCache& cache : caches) pointers.push_back(&cache);
   const auto pass = [&](std::int64_t count) {
     Tensor ids = Tensor::empty({texts, count}, DType::i32);
     for (std::int64_t i = 0; i < ids.size(); ++i)

@@ -126,7 +126,7 @@ TEST(Generate, TellsWhichExpertsEachTokenChose) {
   const auto n = std::int64_t(seen.size());
   std::vector<ExpertChoice> want;
   ForwardContext context;
-  context.choices = &want;
+  context.routing.choices = &want;
   model.model().logits(Tensor::of({1, n}, seen), context);
   ASSERT_EQ(text.routing.layers.size(), 2u);
   ASSERT_EQ(want.size(), 2u);

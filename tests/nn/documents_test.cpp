@@ -169,7 +169,7 @@ TEST(Documents, MustBeginWithinTheirRowAndGoWithNoCache) {
   ForwardContext short_rows = good.context();
   short_rows.document_starts = good.starts.slice(0, 1);
   EXPECT_THROW(m.transformer->loss(good.tokens, good.labels, 1, short_rows), Error);
-  KvCache cache;
+  KvCache cache(m.config, DType::f64, Device::cpu, 0);
   KvCache* const caches[] = {&cache, &cache};
   EXPECT_THROW(m.transformer->logits(good.tokens, good.context(), caches), Error);
 }

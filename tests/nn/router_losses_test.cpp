@@ -47,10 +47,10 @@ struct Bench {
     context.training = true;
     context.step = 1;
     context.sequence_ids = kIds;
-    context.router = {};
-    context.router.cv_squared = 0;
+    context.routing.options = {};
+    context.routing.options.cv_squared = 0;
     context.inverse_routed = 1.0 / kTokens;
-    context.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {1, 1, 1, 1});
+    context.routing.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {1, 1, 1, 1});
   }
 
   static Tensor identity() {
@@ -60,7 +60,7 @@ struct Bench {
   }
   Tensor weight(const std::string& rest) const { return store["layers.0.router." + rest].value; }
   RouterOutput run(const Tensor& x) const {
-    return Router(config, store, 0, *world).forward(Variable::leaf(x), context);
+    return Router(config, store, Router::Of::ffn, 0, *world).forward(Variable::leaf(x), context);
   }
   /// With the identity for a gate, x are the logits.
   double loss(const Tensor& x) const { return *run(x).loss.value.data<double>(); }
@@ -102,8 +102,8 @@ class BalanceLoss : public ::testing::TestWithParam<Case> {
  protected:
   Bench bench(bool noise = false) const {
     Bench b(noise);
-    b.context.router.*GetParam().coefficient = 0.5;
-    b.context.router.scope = GetParam().scope;
+    b.context.routing.options.*GetParam().coefficient = 0.5;
+    b.context.routing.options.scope = GetParam().scope;
     return b;
   }
 };
@@ -111,7 +111,8 @@ class BalanceLoss : public ::testing::TestWithParam<Case> {
 TEST_P(BalanceLoss, IsAsDefinedAtUniformAndAtCollapse) {
   Bench b = bench();
   EXPECT_NEAR(b.loss(uniform_logits()), 0.5 * GetParam().uniform, 1e-9);
-  b.context.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {kTokens, kTokens, 0, 0});
+  b.context.routing.previous_counts =
+      Tensor::of<std::int64_t>({1, kExperts}, {kTokens, kTokens, 0, 0});
   EXPECT_NEAR(b.loss(collapsed_logits()), 0.5 * GetParam().collapse, 1e-9);
   EXPECT_LT(GetParam().uniform, GetParam().collapse);
 }
@@ -119,19 +120,20 @@ TEST_P(BalanceLoss, IsAsDefinedAtUniformAndAtCollapse) {
 TEST_P(BalanceLoss, GradientsMatchCentralDifferencesThroughGateAndNoise) {
   Bench b = bench(true);
   b.weight("noise.weight").copy_from(test::random_tensor({kExperts, kExperts}, DType::f64, 4, 0.3));
-  b.context.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {9, 1, 4, 2});
+  b.context.routing.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {9, 1, 4, 2});
   // Uneven padding: the last three tokens of the second sequence.
   b.context.valid = Tensor::empty({kTokens}, DType::u8);
   for (std::int64_t t = 0; t < kTokens; ++t)
     b.context.valid.data<std::uint8_t>()[t] = t < kTokens - 3;
   b.context.sequence_tokens = {kLength, kLength - 3};
   b.context.inverse_routed = 1.0 / (kTokens - 3);
-  b.context.router.noise_anneal_steps = 4;
+  b.context.routing.options.noise_anneal_steps = 4;
   b.context.step = 2;
   const Tensor x = test::random_tensor({kTokens, kExperts}, DType::f64, 5);
   const Variable input = Variable::leaf(x);
   Tape tape;
-  tape.backward(Router(b.config, b.store, 0, *b.world).forward(input, b.context).loss);
+  tape.backward(
+      Router(b.config, b.store, Router::Of::ffn, 0, *b.world).forward(input, b.context).loss);
   const NoTape no_recording;
   const auto loss = [&] { return b.loss(x); };
   const auto expect = [&](const char* what, const Tensor& value, const Tensor& gradient) {
@@ -179,27 +181,28 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(BalanceScopes, DifferWhereSequencesLeanToDifferentExperts) {
   Bench b;
-  b.context.router.switch_top_k = 1;
+  b.context.routing.options.switch_top_k = 1;
   // The first sequence at experts 0 and 1, the second at 2 and 3.
   Tensor x = collapsed_logits();
   for (std::int64_t t = kLength; t < kTokens; ++t)
     for (std::int64_t e = 0; e < kExperts; ++e)
       x.data<double>()[t * kExperts + e] = e < kTop ? 0 : 40;
   EXPECT_NEAR(b.loss(x), 2, 1e-9);
-  b.context.router.scope = BalanceScope::step;
+  b.context.routing.options.scope = BalanceScope::step;
   EXPECT_NEAR(b.loss(x), 1, 1e-9);
-  b.context.router.scope = BalanceScope::global_batch;
-  b.context.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {30, 30, 10, 10});
+  b.context.routing.options.scope = BalanceScope::global_batch;
+  b.context.routing.previous_counts = Tensor::of<std::int64_t>({1, kExperts}, {30, 30, 10, 10});
   EXPECT_NEAR(b.loss(x), (1.5 + 0.5) / 2, 1e-9);
 }
 
 TEST(GlobalBatchScope, OfUniformCountsHasNoGradient) {
   Bench b;
-  b.context.router.switch_top_k = 1;
-  b.context.router.scope = BalanceScope::global_batch;
+  b.context.routing.options.switch_top_k = 1;
+  b.context.routing.options.scope = BalanceScope::global_batch;
   const Variable x = Variable::leaf(test::random_tensor({kTokens, kExperts}, DType::f64, 5));
   Tape tape;
-  const Variable loss = Router(b.config, b.store, 0, *b.world).forward(x, b.context).loss;
+  const Variable loss =
+      Router(b.config, b.store, Router::Of::ffn, 0, *b.world).forward(x, b.context).loss;
   EXPECT_NEAR(*loss.value.data<double>(), 1, 1e-12);
   tape.backward(loss);
   for (const double g : test::to_doubles(x.slot->grad)) EXPECT_NEAR(g, 0, 1e-15);
@@ -217,8 +220,8 @@ TEST(GateNoise, AtHalfHasHalfTheDeviationAndAtNoneLeavesTheGateAsWithoutNoise) {
   const Tensor x = test::random_tensor({kTokens, kExperts}, DType::f64, 5);
   const auto run_after = [&](bool noise) {
     Bench b(noise);
-    b.context.router.cv_squared = 1;
-    b.context.router.noise_anneal_steps = 2;
+    b.context.routing.options.cv_squared = 1;
+    b.context.routing.options.noise_anneal_steps = 2;
     b.context.step = 3;
     return b.run(x);
   };
@@ -230,8 +233,8 @@ TEST(GateNoise, AtHalfHasHalfTheDeviationAndAtNoneLeavesTheGateAsWithoutNoise) {
   // Noise weights of zero: sigma = ln 2 + epsilon everywhere.
   Bench half(true), small(true);
   half.context.step = small.context.step = 2;
-  half.context.router.noise_anneal_steps = 2;
-  half.context.router.cv_squared = small.context.router.cv_squared = 1;
+  half.context.routing.options.noise_anneal_steps = 2;
+  half.context.routing.options.cv_squared = small.context.routing.options.cv_squared = 1;
   small.config.moe.noise_epsilon = (std::log(2.0) + 0.01) / 2 - std::log(2.0);
   EXPECT_NEAR(half.loss(x), small.loss(x), 1e-12);
   EXPECT_LT(
@@ -245,7 +248,7 @@ TEST(SelectionBias, ChoosesExpertsByProbabilityAndBiasButWeighsWithoutIt) {
   biased.store = ParameterStore(biased.config, DType::f64);
   biased.store.load(initial_weights(biased.config, 3));
   biased.weight("weight").copy_from(Bench::identity());
-  plain.context.router.cv_squared = biased.context.router.cv_squared = 1;
+  plain.context.routing.options.cv_squared = biased.context.routing.options.cv_squared = 1;
   const Tensor x = test::random_tensor({kTokens, kExperts}, DType::f64, 8);
   EXPECT_TRUE(test::same_bits(biased.run(x).indices, plain.run(x).indices)) << "a bias of zeros";
 
@@ -279,7 +282,7 @@ TEST(Capacity, RoundsUpTheShareAndNothingMore) {
 
 TEST(Capacity, LetsEachExpertTakeItsShareOfASequence) {
   Bench b;
-  b.context.router.switch_top_k = 1;
+  b.context.routing.options.switch_top_k = 1;
   const Tensor x = collapsed_logits();
   // The second sequence has three tokens; the first one's later tokens are surer.
   b.context.valid = Tensor::zeros({kTokens}, DType::u8);
@@ -288,10 +291,10 @@ TEST(Capacity, LetsEachExpertTakeItsShareOfASequence) {
     b.context.valid.data<std::uint8_t>()[t] = t < kLength + 3;
   for (std::int64_t t = 0; t < kLength; ++t) x.data<double>()[t * kExperts + 1] = 39 - double(t);
   const RouterOutput all = b.run(x);
-  b.context.router.capacity_factor = 1.5;
+  b.context.routing.options.capacity_factor = 1.5;
   // ceil(1.5 * 8 * 2 / 4) = 6 pairs of the first sequence, ceil(1.5 * 3 * 2 / 4) = 3 of the other.
   RouterStatistics statistics(1, kExperts);
-  b.context.statistics = &statistics;
+  b.context.routing.statistics = &statistics;
   const RouterOutput some = b.run(x);
   for (std::int64_t t = 0; t < kTokens; ++t) {
     const auto* e = some.indices.data<std::int32_t>() + t * kTop;

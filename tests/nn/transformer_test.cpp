@@ -147,7 +147,7 @@ TEST(Router, BiasDecidesWhereTheLogitsDoNot) {
   const Model m(config, rows);
   RouterStatistics statistics(2, 3);
   ForwardContext context;
-  context.statistics = &statistics;
+  context.routing.statistics = &statistics;
   (void)m.transformer->logits(some_tokens(), context);
   EXPECT_EQ(test::to_doubles(statistics.chosen.slice(1, 1)), (std::vector<double>{0, 0, 10}));
 }
@@ -171,21 +171,12 @@ TEST(Transformer, DoesNotChangeWhenExpertsChangePlaces) {
   EXPECT_LT(largest_difference(a, b), 1e-12);
 }
 
-/// Of the small models below: two layers, four columns of keys.
-KvCache small_cache(std::int64_t capacity) {
-  KvCache cache;
-  for (int l = 0; l < 2; ++l)
-    cache.layers.push_back(
-        {Tensor::empty({capacity, 4}, DType::f64), Tensor::empty({capacity, 4}, DType::f64)});
-  return cache;
-}
-
 TEST(Transformer, CachedKeysGiveTheLogitsOfTheWholeSequence) {
   const ModelConfig config = expert_config({4, 4, 4}, 2, 1.5);
   const Model m(config, initial_weights(config, 7));
   const Tensor tokens = Tensor::of<std::int32_t>({1, 6}, {1, 4, 2, 8, 5, 7});
   const Tensor want = m.transformer->logits(tokens, {});
-  KvCache cache = small_cache(6);
+  KvCache cache(config, DType::f64, Device::cpu, 2);
   KvCache* const caches[] = {&cache};
   std::int64_t done = 0;
   for (const std::int64_t n : {3, 1, 2}) {
@@ -202,7 +193,7 @@ TEST(Transformer, ContinuesSequencesOfDifferentLengthsTogether) {
   const ModelConfig config = expert_config({3, 5, 4}, 2, 2);
   const Model m(config, initial_weights(config, 7));
   const std::vector<std::vector<std::int32_t>> texts = {{1, 4, 2, 8, 5, 7}, {3, 9, 6}};
-  KvCache first = small_cache(6), second = small_cache(3);
+  KvCache first(config, DType::f64, Device::cpu, 6), second(config, DType::f64, Device::cpu, 0);
   KvCache* const caches[] = {&first, &second};
   for (std::size_t s = 0; s < 2; ++s)
     m.transformer->logits_at(Tensor::of<std::int32_t>({1, std::int64_t(texts[s].size()) - 1},
@@ -255,7 +246,7 @@ TEST(MoeLayer, ServesCornerCasesFromPoisonedMemory) {
     const Model m(config, initial_weights(config, 3));
     RouterStatistics statistics(2, 3);
     ForwardContext context;
-    context.statistics = &statistics;
+    context.routing.statistics = &statistics;
     Tape tape;
     const Tensor ids = Tensor::of<std::int32_t>({1, 2}, tokens);
     const ModelLoss loss = m.transformer->loss(ids, ids, 1, context);

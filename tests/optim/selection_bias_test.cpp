@@ -26,12 +26,12 @@ TEST(SelectionBias, MovesByTheRateTowardsTheMeanAndStaysWhereItIsMet) {
   ParameterStore store(config, DType::f32);
   store.load(initial_weights(config, 1));
   const Tensor bias = store["layers.1.router.selection_bias"].value;
-  update_selection_bias(store, {{0, 0, 0}, {7, 4, 1}}, 0.25);
+  update_selection_bias(store, "router", {{0, 0, 0}, {7, 4, 1}}, 0.25);
   EXPECT_EQ(bias.data<float>()[0], -0.25f);
   EXPECT_EQ(bias.data<float>()[1], 0.0f);
   EXPECT_EQ(bias.data<float>()[2], 0.25f);
   // Means that are no integers: 10/3.
-  update_selection_bias(store, {{0, 0, 0}, {3, 3, 4}}, 0.25);
+  update_selection_bias(store, "router", {{0, 0, 0}, {3, 3, 4}}, 0.25);
   EXPECT_EQ(bias.data<float>()[0], 0.0f);
   EXPECT_EQ(bias.data<float>()[1], 0.25f);
   EXPECT_EQ(bias.data<float>()[2], 0.0f);
@@ -43,7 +43,7 @@ TEST(SelectionBias, OfABf16ModelKeepsSmallSteps) {
   store.load(initial_weights(config, 1));
   const Tensor bias = store["layers.1.router.selection_bias"].value;
   ASSERT_EQ(bias.dtype(), DType::f32);
-  for (int i = 0; i < 1001; ++i) update_selection_bias(store, {{}, {9, 0, 0}}, 0.001);
+  for (int i = 0; i < 1001; ++i) update_selection_bias(store, "router", {{}, {9, 0, 0}}, 0.001);
   EXPECT_NEAR(bias.data<float>()[1], 1.001, 1e-5);  // bf16 would stop at a quarter
 }
 

@@ -118,22 +118,22 @@ TEST(StepStatistics, CountsEveryPairOfTheGlobalBatchAndWhatCapacityDropped) {
   for (const double factor : {0.0, 1.0, 0.5}) {
     job.options.router.capacity_factor = factor;
     const StepResult r = results_of(job).front();
-    ASSERT_EQ(r.loads.size(), 3u);
+    ASSERT_EQ(r.routing.loads.size(), 3u);
     const std::int64_t tokens = parity_batch(1).counts.routed;
     for (std::size_t l = 0; l < 2; ++l) {
       std::int64_t pairs = 0;
-      for (const std::int64_t n : r.loads[l]) pairs += n;
+      for (const std::int64_t n : r.routing.loads[l]) pairs += n;
       EXPECT_EQ(pairs, 2 * tokens);
       double probability = 0;
-      for (const double p : r.probabilities[l]) probability += p;
+      for (const double p : r.routing.probabilities[l]) probability += p;
       EXPECT_NEAR(probability, double(tokens), 1e-9);
     }
-    EXPECT_EQ(r.loads[2], std::vector<std::int64_t>(5, 0)) << "a dense layer";
-    EXPECT_EQ(r.dropped > 0, factor > 0);
+    EXPECT_EQ(r.routing.loads[2], std::vector<std::int64_t>(5, 0)) << "a dense layer";
+    EXPECT_EQ(r.routing.dropped > 0, factor > 0);
     // 8 sequences of 6 or 4 tokens in 2 layers of 5 experts: at most ceil(0.5 * 6 * 2 / 5) = 2 or
     // ceil(0.5 * 4 * 2 / 5) = 1 pairs stay of each.
     if (factor == 0.5) {
-      EXPECT_GE(r.dropped, 2 * (2 * tokens - 5 * (6 * 2 + 2 * 1)));
+      EXPECT_GE(r.routing.dropped, 2 * (2 * tokens - 5 * (6 * 2 + 2 * 1)));
     }
   }
 }
@@ -155,11 +155,11 @@ TEST(SelectionBias, FollowsTheLoadsOfUpdatesAndOfNothingElse) {
   EXPECT_EQ(engine.previous_counts().data<std::int64_t>()[5], 1);
   const StepResult r = engine.train_step(batch.all, batch.counts, 1, kRate);
   double pairs = 0;
-  for (const std::int64_t n : r.loads[1]) pairs += double(n);
+  for (const std::int64_t n : r.routing.loads[1]) pairs += double(n);
   for (std::size_t e = 0; e < 5; ++e) {
-    const double over = double(r.loads[1][e]) - pairs / 5;
+    const double over = double(r.routing.loads[1][e]) - pairs / 5;
     EXPECT_EQ(values()[e], over > 0 ? -0.125 : over < 0 ? 0.125 : 0) << "expert " << e;
-    EXPECT_EQ(engine.previous_counts().data<std::int64_t>()[5 + e], r.loads[1][e]);
+    EXPECT_EQ(engine.previous_counts().data<std::int64_t>()[5 + e], r.routing.loads[1][e]);
   }
 }
 
@@ -167,19 +167,19 @@ TEST(GlobalBatchScope, TakesTheCountsOfTheStepBefore) {
   const Job job(kMechanisms[2]);
   const std::vector<StepResult> results = results_of(job);
   // Uniform counts before the first step: 1 for each of two layers.
-  EXPECT_NEAR(results[0].switch_top_k, 2 * job.options.router.switch_top_k, 1e-12);
+  EXPECT_NEAR(results[0].routing.switch_top_k, 2 * job.options.router.switch_top_k, 1e-12);
   for (std::size_t i = 1; i < results.size(); ++i) {
     double want = 0;
     for (std::size_t l = 0; l < 2; ++l) {
       double pairs = 0, tokens = 0, fp = 0;
       for (std::size_t e = 0; e < 5; ++e) {
-        pairs += double(results[i - 1].loads[l][e]);
-        tokens += results[i].probabilities[l][e];
-        fp += double(results[i - 1].loads[l][e]) * results[i].probabilities[l][e];
+        pairs += double(results[i - 1].routing.loads[l][e]);
+        tokens += results[i].routing.probabilities[l][e];
+        fp += double(results[i - 1].routing.loads[l][e]) * results[i].routing.probabilities[l][e];
       }
       want += job.options.router.switch_top_k * 5 * fp / pairs / tokens;
     }
-    EXPECT_NEAR(results[i].switch_top_k, want, 1e-12) << "step " << i + 1;
+    EXPECT_NEAR(results[i].routing.switch_top_k, want, 1e-12) << "step " << i + 1;
   }
 }
 

@@ -151,10 +151,10 @@ TEST(DocumentParity, LossesOfASequenceAreOfItsWholeRow) {
   const StepResult together = engine.compute_gradients(p.together, p.counts, 1),
                    alone = engine.compute_gradients(p.alone, p.counts, 1);
   EXPECT_NEAR(together.loss, alone.loss, 1e-12 * alone.loss);
-  EXPECT_NEAR(together.z, alone.z, 1e-12 * alone.z);
+  EXPECT_NEAR(together.routing.z, alone.routing.z, 1e-12 * alone.routing.z);
   // A document of one token cannot be balanced; its row can.
-  EXPECT_LT(together.cv_squared, 0.9 * alone.cv_squared);
-  EXPECT_LT(together.switch_top_k, 0.95 * alone.switch_top_k);
+  EXPECT_LT(together.routing.cv_squared, 0.9 * alone.routing.cv_squared);
+  EXPECT_LT(together.routing.switch_top_k, 0.95 * alone.routing.switch_top_k);
 }
 
 }  // namespace

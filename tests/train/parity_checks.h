@@ -48,6 +48,20 @@ inline ModelConfig seven_experts() {
   return c;
 }
 
+/// With experts in the attention of all layers but the second.
+inline ModelConfig with_attention_experts(ModelConfig c, AttentionExpert kind, std::int64_t experts,
+                                          std::int64_t k) {
+  AttentionMoeConfig& a = c.attention_moe;
+  a.kind = kind;
+  a.experts = experts;
+  a.top_k = k;
+  a.layers.assign(std::size_t(c.layers), true);
+  a.layers[1] = false;
+  a.score_scale.assign(std::size_t(c.layers), double(experts) / double(k));
+  a.softmax_over_all = k == 1;
+  return c;
+}
+
 inline EngineOptions parity_options(DType dtype) {
   EngineOptions o;
   o.dtype = dtype;
@@ -57,6 +71,7 @@ inline EngineOptions parity_options(DType dtype) {
   o.router.cv_squared = 0.02;
   o.router.switch_top_k = 0.03;
   o.router.z = 0.004;
+  o.attention_router = o.router;
   return o;
 }
 
@@ -190,21 +205,25 @@ inline Tolerance tolerance_of(DType dtype) {
 inline std::string differences(const Outcome& got, const Outcome& want,
                                const Tolerance& tolerance) {
   std::string report;
-  if (got.first.loads != want.first.loads) report += "routing differs\n";
   const auto scalar = [&](const char* what, double a, double b) {
     if (!(std::abs(a - b) <= tolerance.scalar * std::max(std::abs(b), 1e-3)))
       report += str(what, ": ", a, " instead of ", b, "\n");
   };
   scalar("loss", got.first.loss, want.first.loss);
   scalar("gradient norm", got.first.grad_norm, want.first.grad_norm);
-  scalar("CV^2 loss", got.first.cv_squared, want.first.cv_squared);
-  scalar("Switch loss", got.first.switch_top_k, want.first.switch_top_k);
-  scalar("z loss", got.first.z, want.first.z);
-  if (got.first.dropped != want.first.dropped)
-    report += str(got.first.dropped, " pairs dropped instead of ", want.first.dropped, "\n");
-  for (std::size_t l = 0; l < want.first.probabilities.size(); ++l)
-    for (std::size_t e = 0; e < want.first.probabilities[l].size(); ++e)
-      scalar("probability", got.first.probabilities[l][e], want.first.probabilities[l][e]);
+  const auto routing = [&](const RoutingResult& a, const RoutingResult& b) {
+    if (a.loads != b.loads) report += "routing differs\n";
+    scalar("CV^2 loss", a.cv_squared, b.cv_squared);
+    scalar("Switch loss", a.switch_top_k, b.switch_top_k);
+    scalar("z loss", a.z, b.z);
+    if (a.dropped != b.dropped)
+      report += str(a.dropped, " pairs dropped instead of ", b.dropped, "\n");
+    for (std::size_t l = 0; l < b.probabilities.size(); ++l)
+      for (std::size_t e = 0; e < b.probabilities[l].size(); ++e)
+        scalar("probability", a.probabilities[l][e], b.probabilities[l][e]);
+  };
+  routing(got.first.routing, want.first.routing);
+  routing(got.first.attention_routing, want.first.attention_routing);
   for (std::size_t d = 0; d < want.first.domain_loss.size(); ++d)
     scalar("domain loss", got.first.domain_loss[d], want.first.domain_loss[d]);
   const auto tensors = [&](const char* what, const auto& a, const auto& b, double limit) {

@@ -7,7 +7,7 @@ namespace moe {
 namespace {
 
 TEST(RouterMetrics, SayHowEvenLoadAndProbabilitiesAre) {
-  StepResult r;
+  RoutingResult r;
   r.cv_squared = 0.5;
   r.dropped = 7;
   r.loads = {{5, 5, 5, 5}, {}, {10, 10, 0, 0}, {20, 0, 0, 0}};
@@ -32,7 +32,7 @@ TEST(RouterMetrics, SayHowEvenLoadAndProbabilitiesAre) {
 
 TEST(RouterMetrics, SayNothingOfADenseModel) {
   StepMetrics m;
-  describe_routing(StepResult{}, m);
+  describe_routing(RoutingResult{}, m);
   EXPECT_TRUE(m.router_losses.empty());
   EXPECT_TRUE(m.load_max_over_mean.empty());
 }

@@ -53,6 +53,39 @@ TEST_F(TrainerTest, RoutersResumeToTheLastBit) {
   EXPECT_THROW((void)end.tensor("adam_m/layers.1.router.selection_bias"), InputError);
 }
 
+TEST_F(TrainerTest, ExpertsInTheAttentionResumeOnTheSameAndOnAnotherLayout) {
+  for (const AttentionExpert kind : {AttentionExpert::queries, AttentionExpert::heads}) {
+    const char* name = kind == AttentionExpert::queries ? "queries" : "heads";
+    const auto job = [&](const std::string& run, std::int64_t steps, std::int64_t ep) {
+      TrainConfig c = config(str(name, run), steps, ep);
+      c.model.attention.kind = kind;
+      c.model.attention.experts = 2;
+      c.model.attention.top_k = 1;
+      c.attention_router.cv_squared = 0;
+      c.attention_router.switch_top_k = 0.02;
+      c.attention_router.scope = BalanceScope::global_batch;
+      c.attention_router.bias_update_rate = 0.01;
+      c.data.packing.document_masks = true;
+      return c;
+    };
+    train(2, job("straight", 40, 2));
+    train(2, job("stopped", 20, 2));
+    const std::string from =
+        (folder_ / str(name, "stopped") / "checkpoints/step-00000020").string();
+    train(2, job("stopped", 40, 2), "auto");
+    const auto straight = curve(str(name, "straight"));
+    EXPECT_EQ(curve(str(name, "stopped")), straight);
+    EXPECT_TRUE(diff_checkpoints(checkpoint(str(name, "stopped"), 40),
+                                 checkpoint(str(name, "straight"), 40))
+                    .empty());
+    train(1, job("elastic", 40, 1), from);
+    const auto elastic = curve(str(name, "elastic"));
+    ASSERT_EQ(elastic.size(), 20u);
+    for (std::size_t i = 0; i < 20; ++i)
+      EXPECT_NEAR(elastic[i][1], straight[20 + i][1], 1e-6) << "step " << straight[20 + i][0];
+  }
+}
+
 TEST_F(TrainerTest, ASelectionBiasMayBeSwitchedOnInTheMiddle) {
   train(2, config("run", 20, 2));
   TrainConfig c = config("run", 40, 2);
