@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "app/app.h"
-#include "data/intake.h"
+#include "data/build_shards.h"
 
 namespace moe {
 
@@ -31,6 +31,19 @@ struct FilterArguments {
   std::optional<QualityFilter> rules() const;
 };
 
+/// The options about shards and how they are made that build and chat share.
+struct ShardArguments {
+  std::string output, held_out, held_out_output;
+  bool json = false;
+
+  void define(CLI::App& app, BuildOptions& options);
+  /// Puts what is here into the options. Throws InputError.
+  void fill(BuildOptions& options) const;
+};
+
+/// Builds shards with a bar, and prints what was written.
+int build_and_report(const BuildOptions& options, const ShardArguments& arguments);
+
 /// Prints what was left out, a line for each reason.
 void print_left_out(const IntakeCounts& counts);
 /// The same as a JSON object in text.
@@ -38,6 +51,7 @@ std::string left_out_json(const IntakeCounts& counts);
 
 // Subcommands of moe-data: each declares its options and returns what to run.
 Action define_data_build(CLI::App& app);
+Action define_data_chat(CLI::App& app);
 Action define_data_split_raw(CLI::App& app);
 Action define_data_retokenize(CLI::App& app);
 Action define_data_merge(CLI::App& app);

@@ -9,6 +9,7 @@
 
 #include "app/device_choice.h"
 #include "app/eval_model.h"
+#include "config/declared_files.h"
 #include "eval/task_report.h"
 
 namespace moe {
@@ -25,21 +26,9 @@ struct TasksOptions {
   bool no_bos = false, json = false, list = false;
 };
 
-/// Where task files lie: configs/tasks of the working folder and of the folders that the program
-/// lies in, as built or as installed.
-std::vector<fs::path> task_folders() {
-  std::vector<fs::path> folders = {"configs/tasks"};
-  std::error_code unknown;
-  fs::path at = fs::read_symlink("/proc/self/exe", unknown).parent_path();
-  for (; !unknown && at.has_relative_path(); at = at.parent_path())
-    for (const char* below : {"configs/tasks", "share/moe/configs/tasks"})
-      folders.push_back(at / below);
-  return folders;
-}
-
 int list_tasks() {
-  for (const std::string& name : task_names(task_folders())) {
-    const TaskSpec task = find_task(name, task_folders());
+  for (const std::string& name : declared_names(declared_folders("tasks"))) {
+    const TaskSpec task = find_task(name, declared_folders("tasks"));
     std::printf("%-16s %3lld shots, %s\n", name.c_str(), static_cast<long long>(task.shots),
                 task.source.c_str());
   }
@@ -53,7 +42,7 @@ int run(const TasksOptions& o, Communicator& world, int local_rank) {
   std::vector<TaskSpec> tasks;
   std::set<std::string> names;
   for (const std::string& name : o.tasks) {
-    tasks.push_back(find_task(name, task_folders()));
+    tasks.push_back(find_task(name, declared_folders("tasks")));
     MOE_REQUIRE(names.insert(tasks.back().name).second, name, ": a second task named ",
                 tasks.back().name);
   }

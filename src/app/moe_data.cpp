@@ -30,6 +30,8 @@ const ProgramText kText{
   moe-data build --raw SlimPajama/*.jsonl.zst --tokenizer models/llama-2-7b --bos
            --held-out 0.001 --shard-tokens 1000000000 --output data/slimpajama
   moe-data build --tokenized ids.jsonl --vocab-size 32000 --domain code --output code.h5
+  moe-data chat --input openhermes.jsonl.gz sharegpt.json --template llama3 --tokenizer
+           models/llama-3-8b --domain chat --max-tokens 4096 --output data/chat.h5
   moe-data retokenize --input data/wiki.h5 --from models/llama-2-7b --to models/llama-3-8b
            --output data/wiki-llama3.h5
   moe-data shuffle --input data/wiki-*.h5 --output data/wiki-shuffled.h5 --shard-tokens 1000000000
@@ -137,6 +139,8 @@ Action define(CLI::App& app) {
   app.require_subcommand(1);
   Subcommands commands(app);
   commands.add("build", "Write token shards from text or token ids", define_data_build);
+  commands.add("chat", "Write token shards from conversations, which learn the answers only",
+               define_data_chat);
   commands.add("split-raw", "Part raw jsonl files into a folder for each domain",
                define_data_split_raw);
   commands.add("retokenize", "Turn token shards of one tokenizer into those of another",

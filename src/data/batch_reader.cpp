@@ -41,7 +41,7 @@ void BatchReader::close_input(std::int64_t bytes) {
   at_ = {at_.input + 1, 0};
 }
 
-bool BatchReader::next(Batch& batch) {
+bool BatchReader::next(SourceBatch& batch) {
   batch = {};
   std::size_t bytes = 0;
   while (bytes < options_.batch_bytes && batch.documents.size() < kMostDocuments) {

@@ -27,7 +27,7 @@ struct SourceDocument {
 };
 
 /// Some documents, in order.
-struct Batch {
+struct SourceBatch {
   std::vector<SourceDocument> documents;
   InputPosition end;            // behind them
   std::int64_t bytes_read = 0;  // of all inputs, up to there
@@ -47,7 +47,7 @@ class BatchReader {
   explicit BatchReader(Options options, InputPosition from = {});
 
   /// Throws InputError, naming file and line, for an input that cannot be read.
-  bool next(Batch& batch);
+  bool next(SourceBatch& batch);
 
   /// Of all inputs as they lie on disk; those that cannot be found count nothing.
   static std::int64_t bytes_of(const std::vector<std::filesystem::path>& inputs);

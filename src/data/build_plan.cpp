@@ -57,6 +57,7 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
       (!o.tokenized && o.from == nullptr) || (!o.filter && !o.deduplicate && o.removed.empty()),
       "--filter, --deduplicate and --removed are for text");
   check_output(o);
+  MOE_REQUIRE(o.max_tokens == 0 || o.chat != nullptr, "--max-tokens is for conversations");
 
   if (o.from != nullptr) {
     shards.emplace(o.inputs, o.domain);
@@ -74,7 +75,8 @@ BuildPlan::BuildPlan(const BuildOptions& o) : options(o) {
 
   info = {.domain = o.domain,
           .tokenizer_hash = tokenizer ? tokenizer->hash() : "",
-          .vocabulary_size = o.vocabulary_size};
+          .vocabulary_size = o.vocabulary_size,
+          .masked = o.chat != nullptr && !o.chat->learns_all()};
   if (tokenizer != nullptr) {
     if (info.vocabulary_size == 0) info.vocabulary_size = tokenizer->vocabulary_size();
     MOE_REQUIRE(info.vocabulary_size >= tokenizer->vocabulary_size(), "--vocab-size ",
@@ -111,6 +113,13 @@ std::string BuildPlan::reading_job() const {
   object["bos"] = info.bos_id;
   object["eos"] = info.eos_id;
   object["cut-documents"] = options.cut_documents;
+  if (options.chat != nullptr) {
+    ChatTemplate chat = options.chat->chat();
+    object["chat"] = write_yaml(chat_template_keys(chat));
+    object["learn-all"] = options.chat->learns_all();
+    object["max-tokens"] = options.max_tokens;
+    object["truncate"] = options.truncate;
+  }
   return object.dump();
 }
 

@@ -29,7 +29,8 @@ constexpr std::size_t kBatchBytes = 1 << 20;
 struct Encoded {
   Examined what;
   std::vector<std::int32_t> ids;
-  std::vector<std::size_t> ends;  // of each piece in ids
+  std::vector<std::uint8_t> learned;  // of each id, in a masked shard
+  std::vector<std::size_t> ends;      // of each piece in ids
 };
 
 struct EncodedBatch {
@@ -70,6 +71,7 @@ class Build {
 
   void read();
   Encoded encode(const SourceDocument& document) const;
+  Encoded encode_chat(const SourceDocument& document) const;
   void store(const Encoded& document);
   Collected& collected(const std::string& domain, const TokenWriter::Waiting& waiting);
 
@@ -113,7 +115,7 @@ void Build::restore() {
     for (const json& s : state["shards"])
       shards_.push_back({s["path"].get<std::string>(), s["domain"].get<std::string>(),
                          s["held_out"].get<bool>(), s["documents"].get<std::int64_t>(),
-                         s["tokens"].get<std::int64_t>()});
+                         s["tokens"].get<std::int64_t>(), s["learned"].get<std::int64_t>()});
   log_info("going on where an earlier run stopped: {} tokens are there", tokens_);
 }
 
@@ -131,7 +133,8 @@ void Build::save() {
                       {"domain", s.domain},
                       {"held_out", s.held_out},
                       {"documents", s.documents},
-                      {"tokens", s.tokens}});
+                      {"tokens", s.tokens},
+                      {"learned", s.learned}});
   job_.save(json{
       {"position", {position_.input, position_.documents}},
       {"bytes_read", bytes_read_},
@@ -152,7 +155,35 @@ Collected& Build::collected(const std::string& domain, const TokenWriter::Waitin
   return domains_.emplace_back(Collected{domain, 0, TokenWriter(info, stem, waiting)});
 }
 
+Encoded Build::encode_chat(const SourceDocument& document) const {
+  const BuildOptions& o = plan_.options;
+  Encoded result;
+  result.what = intake_.examine(document, [&](const std::string& where, Examined& into) {
+    MOE_REQUIRE(!document.plain_text, where, ": plain text holds no conversation; give jsonl");
+    const Conversation conversation = parse_conversation(document.raw.content, where);
+    ChatEncoder::Encoded encoded = o.chat->encode(conversation, where);
+    result.ids = std::move(encoded.ids);
+    if (plan_.info.masked) result.learned = std::move(encoded.learned);
+    for (const ChatMessage& m : conversation.messages) into.bytes += std::int64_t(m.content.size());
+  });
+  if (const auto most = std::size_t(o.max_tokens); most > 0 && result.ids.size() > most) {
+    result.ids.resize(most);
+    if (plan_.info.masked) result.learned.resize(most);
+    const bool teaches =
+        !plan_.info.masked ||
+        std::find(result.learned.begin(), result.learned.end(), 1) != result.learned.end();
+    result.what.truncated = o.truncate && teaches;
+    if (!result.what.truncated) {
+      result.what.fate = Fate::filtered;
+      result.what.reason = "over-long";
+    }
+  }
+  result.ends = {result.ids.size()};
+  return result;
+}
+
 Encoded Build::encode(const SourceDocument& document) const {
+  if (plan_.options.chat != nullptr) return encode_chat(document);
   Encoded result;
   std::vector<std::int32_t> ids;
   if (plan_.options.tokenized) {
@@ -193,7 +224,9 @@ void Build::store(const Encoded& document) {
   domain.text_bytes += document.what.bytes;
   std::size_t first = 0;
   for (const std::size_t end : document.ends) {
-    domain.writer.append({document.ids.data() + first, end - first});
+    std::span<const std::uint8_t> learned = document.learned;
+    if (!learned.empty()) learned = learned.subspan(first, end - first);
+    domain.writer.append({document.ids.data() + first, end - first}, learned);
     first = end;
   }
   tokens_ += std::int64_t(document.ids.size());
@@ -208,10 +241,10 @@ void Build::read() {
   };
   tell();
   Clock::time_point saved = Clock::now();
-  ordered_pipeline<Batch, EncodedBatch>(
+  ordered_pipeline<SourceBatch, EncodedBatch>(
       pipeline_threads(plan_.options.threads),
-      [&](Batch& batch) { return shards ? shards->next(batch) : files.next(batch); },
-      [&](Batch&& batch) {
+      [&](SourceBatch& batch) { return shards ? shards->next(batch) : files.next(batch); },
+      [&](SourceBatch&& batch) {
         EncodedBatch result{{}, batch.end, batch.bytes_read};
         for (const SourceDocument& d : batch.documents) result.documents.push_back(encode(d));
         return result;
@@ -275,7 +308,8 @@ void Build::write() {
     const Output& output = outputs[i];
     const auto& [name, text_bytes, writer] = domains_[output.domain];
     const TokenWriter::Written written = writer.write(output.path, output.range, kept(output));
-    shards_.push_back({output.path, name, output.held_out, written.documents, written.tokens});
+    shards_.push_back(
+        {output.path, name, output.held_out, written.documents, written.tokens, written.learned});
     if (outputs.size() > 1) save();
   }
   for (const Collected& d : domains_)
@@ -290,8 +324,11 @@ BuildReport Build::run() {
   restore();
   if (!all_read_) read();
   const IntakeCounts& left_out = intake_.counts();
-  MOE_REQUIRE(!domains_.empty(), "the inputs hold no document with text (", left_out.empty,
-              " empty, ", left_out.bad, " skipped)");
+  std::int64_t removed = 0;
+  for (const auto& [domain, reasons] : left_out.removed)
+    for (const auto& [reason, r] : reasons) removed += r.documents;
+  MOE_REQUIRE(!domains_.empty(), "the inputs hold no document to store (", left_out.empty,
+              " empty, ", left_out.bad, " skipped, ", removed, " left out)");
   write();
   BuildReport report;
   report.shards = std::move(shards_);
@@ -302,6 +339,7 @@ BuildReport Build::run() {
     TokenWriter::Written& sum = shard.held_out ? report.held_out : report.written;
     sum.documents += shard.documents;
     sum.tokens += shard.tokens;
+    sum.learned += shard.learned;
   }
   intake_.publish();
   job_.finish();

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "data/chat_encoder.h"
 #include "data/intake.h"
 #include "data/token_writer.h"
 #include "data/tokenizer.h"
@@ -27,6 +28,9 @@ struct BuildOptions {
   bool tokenized = false;                // inputs hold {"input_ids":[...]}, not text
   const Tokenizer* from = nullptr;       // inputs are token shards that this one made
   const Tokenizer* tokenizer = nullptr;  // needed for text
+  const ChatEncoder* chat = nullptr;     // inputs hold conversations, of which it makes ids
+  std::int64_t max_tokens = 0;           // of a conversation; 0: any number
+  bool truncate = false;                 // longer ones lose their end; else they are left out
   std::int64_t vocabulary_size = 0;      // 0: the tokenizer's
   std::string domain;
   std::optional<SetNames> sets;          // instead of domain: each document's set says it
@@ -62,10 +66,11 @@ struct BuildReport {
     std::string domain;
     bool held_out = false;
     std::int64_t documents = 0, tokens = 0;
+    std::int64_t learned = 0;  // tokens of conversations
   };
   std::vector<Domain> domains;  // in the order in which the inputs first have them
   std::vector<Shard> shards;
-  TokenWriter::Written written{0, 0}, held_out{0, 0};  // sums over shards
+  TokenWriter::Written written, held_out;  // sums over shards
   IntakeCounts left_out;
   double seconds = 0;
 };

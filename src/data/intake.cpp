@@ -7,6 +7,7 @@
 #include "core/durable_files.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "data/bad_document.h"
 #include "data/checksum.h"
 #include "data/zstd_frame.h"
 
@@ -83,6 +84,9 @@ Examined Intake::examine(
   if (!document.damage.empty()) return {.fate = Fate::bad, .reason = document.damage};
   try {
     read(str(options_.inputs[document.input].string(), ":", document.raw.line), result);
+  } catch (const BadDocument& e) {
+    if (!options_.skip_bad) throw;
+    return {.fate = Fate::bad, .reason = e.what(), .kind = e.kind()};
   } catch (const InputError& e) {
     if (!options_.skip_bad) throw;
     return {.fate = Fate::bad, .reason = e.what()};
@@ -93,6 +97,7 @@ Examined Intake::examine(
 bool Intake::admit(const Examined& document) {
   switch (document.fate) {
     case Fate::taken:
+      counts_.truncated += document.truncated;
       if (!options_.deduplicate) return true;
       if (hashes_.insert(document.hash).second) {
         hash_file_->append(&document.hash, sizeof document.hash);
@@ -114,6 +119,7 @@ bool Intake::admit(const Examined& document) {
       break;
   }
   ++counts_.bad;
+  if (!document.kind.empty()) ++counts_.bad_kinds[document.kind];
   MOE_REQUIRE(options_.max_bad < 0 || counts_.bad <= options_.max_bad, document.reason, " (",
               counts_.bad, " unusable documents, --max-bad allows ", options_.max_bad, ")");
   if (counts_.bad <= kNamed) log_warning("skipped: {}", document.reason);
@@ -147,6 +153,8 @@ void Intake::open(const fs::path& folder, const std::string& state) {
     const json saved = json::parse(state);
     counts_.empty = saved.at("empty").get<std::int64_t>();
     counts_.bad = saved.at("bad").get<std::int64_t>();
+    counts_.truncated = saved.at("truncated").get<std::int64_t>();
+    counts_.bad_kinds = saved.at("bad_kinds").get<std::map<std::string, std::int64_t>>();
     counts_.unknown_sets = saved.at("unknown_sets").get<std::map<std::string, std::int64_t>>();
     for (const auto& [domain, reasons] : saved.at("removed").items())
       for (const auto& [reason, removed] : reasons.items())
@@ -182,6 +190,8 @@ std::string Intake::save() {
     for (const auto& [reason, r] : reasons) removed[domain][reason] = {r.documents, r.bytes};
   return json{{"empty", counts_.empty},
               {"bad", counts_.bad},
+              {"truncated", counts_.truncated},
+              {"bad_kinds", counts_.bad_kinds},
               {"unknown_sets", counts_.unknown_sets},
               {"removed", removed},
               {"hash_bytes", hash_file_ ? hash_file_->size() : 0},

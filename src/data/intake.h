@@ -41,8 +41,10 @@ struct Examined {
   std::string domain = {};
   std::string text = {};
   std::string reason = {};  // of what is not taken: the message about a bad one, the unknown set
+  std::string kind = {};    // of a bad one, where those like it are counted together
   std::string where = {};   // FILE:LINE, where the file of removed documents needs it
   std::int64_t bytes = 0;   // of the text
+  bool truncated = false;   // taken without its end
   std::uint64_t hash = 0;   // of the text, to find duplicates by
 };
 
@@ -53,6 +55,8 @@ struct IntakeCounts {
   };
   std::int64_t empty = 0;
   std::int64_t bad = 0;
+  std::map<std::string, std::int64_t> bad_kinds;  // of those that have one
+  std::int64_t truncated = 0;                     // taken without their end
   std::map<std::string, std::int64_t> unknown_sets;
   /// By domain and reason: the bound that was broken, or "duplicate".
   std::map<std::string, std::map<std::string, Removed>> removed;

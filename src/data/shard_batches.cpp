@@ -9,7 +9,7 @@ constexpr std::size_t kMostDocuments = 4096;
 
 }  // namespace
 
-bool ShardBatches::next(Batch& batch) {
+bool ShardBatches::next(SourceBatch& batch) {
   batch = {};
   std::size_t tokens = 0;
   const std::vector<TokenFile>& files = shards_.files();

@@ -14,7 +14,7 @@ class ShardBatches {
  public:
   ShardBatches(const ShardSet& shards, InputPosition from) : shards_(shards), at_(from) {}
 
-  bool next(Batch& batch);
+  bool next(SourceBatch& batch);
 
  private:
   const ShardSet& shards_;

@@ -78,7 +78,7 @@ class Split {
   void restore();
   void save();
   void read();
-  SplitBatch split(Batch&& batch) const;
+  SplitBatch split(SourceBatch&& batch) const;
   void store(SplitBatch&& batch);
   Files& files_of(const std::string& domain);
   void publish();
@@ -144,7 +144,7 @@ void Split::save() {
        domains}}.dump());
 }
 
-SplitBatch Split::split(Batch&& batch) const {
+SplitBatch Split::split(SourceBatch&& batch) const {
   SplitBatch result{{}, {}, {}, batch.end, batch.bytes_read};
   std::map<std::string, std::string> lines;
   for (SourceDocument& document : batch.documents) {
@@ -216,9 +216,9 @@ void Split::read() {
   };
   tell();
   Clock::time_point saved = Clock::now();
-  ordered_pipeline<Batch, SplitBatch>(
-      pipeline_threads(options_.threads), [&](Batch& batch) { return reader.next(batch); },
-      [&](Batch&& batch) { return split(std::move(batch)); },
+  ordered_pipeline<SourceBatch, SplitBatch>(
+      pipeline_threads(options_.threads), [&](SourceBatch& batch) { return reader.next(batch); },
+      [&](SourceBatch&& batch) { return split(std::move(batch)); },
       [&](SplitBatch&& batch) {
         store(std::move(batch));
         tell();

@@ -182,7 +182,7 @@ bool LineReader::next(std::string& line) {
 }
 
 DocumentReader::DocumentReader(const fs::path& path, std::optional<std::string> separator)
-    : lines_(path), separator_(std::move(separator)) {
+    : lines_(path), array_(lines_, path.string()), separator_(std::move(separator)) {
   const fs::path ending = path.extension();
   const bool packed = ending == ".gz" || ending == ".zst";
   plain_text_ = (packed ? path.stem().extension() : ending) == ".txt";
@@ -190,8 +190,14 @@ DocumentReader::DocumentReader(const fs::path& path, std::optional<std::string> 
 
 bool DocumentReader::next(RawDocument& document) {
   if (!plain_text_) {
+    if (form_ == elements) return array_.next(document.content, document.line);
     while (lines_.next(document.content)) {
       if (document.content.find_first_not_of(" \t\r") == std::string::npos) continue;
+      if (form_ == unknown && array_.begins(document.content)) {
+        form_ = elements;
+        return array_.next(document.content, document.line);
+      }
+      form_ = lines;
       document.line = lines_.line_number();
       return true;
     }

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/json_array.h"
+
 namespace moe {
 
 /// The lines of a file, one after the other in constant memory; gzip and zstd are unpacked on the
@@ -41,7 +43,8 @@ struct RawDocument {
 
 /// The documents of a .txt file (plain text: the whole file is one document, or several that are
 /// parted by lines equal to `separator`; newlines at a document's end are dropped) or of any other
-/// file (jsonl: one document a line; blank lines are passed over). ".gz" and ".zst" behind either.
+/// file (jsonl: one document a line; blank lines are passed over; or, where a '[' comes first, a
+/// JSON array: its elements are the documents). ".gz" and ".zst" behind either.
 class DocumentReader {
  public:
   DocumentReader(const std::filesystem::path& path, std::optional<std::string> separator);
@@ -52,8 +55,10 @@ class DocumentReader {
 
  private:
   LineReader lines_;
+  JsonArrayParts array_;
   std::optional<std::string> separator_;
   bool plain_text_;
+  enum { unknown, lines, elements } form_ = unknown;
 };
 
 /// The text of a jsonl line: `line` must be a JSON object whose `field` is a string. Throws

@@ -2,10 +2,8 @@
 #include "eval/task.h"
 
 #include <algorithm>
-#include <fstream>
-#include <set>
-#include <sstream>
 
+#include "config/declared_files.h"
 #include "core/error.h"
 #include "eval/record.h"
 
@@ -74,12 +72,8 @@ void complete(TaskSpec& t, const std::string& where) {
 }  // namespace
 
 TaskSpec read_task(const fs::path& file) {
-  std::ifstream in(file);
-  MOE_REQUIRE(in.is_open(), file.string(), ": cannot open");
-  std::ostringstream text;
-  text << in.rdbuf();
   TaskSpec task;
-  read_yaml(text.str(), file.string(), {}, task_keys(task));
+  read_yaml(read_declared(file), file.string(), {}, task_keys(task));
   if (task.name.empty()) task.name = file.stem().string();
   complete(task, file.string());
   return task;
@@ -113,24 +107,11 @@ TaskSpec task_of_data(const fs::path& file) {
   return task;
 }
 
-std::vector<std::string> task_names(const std::vector<fs::path>& folders) {
-  std::set<std::string> names;
-  for (const fs::path& folder : folders)
-    if (fs::is_directory(folder))
-      for (const auto& entry : fs::directory_iterator(folder))
-        if (entry.path().extension() == ".yaml") names.insert(entry.path().stem().string());
-  return {names.begin(), names.end()};
-}
-
 TaskSpec find_task(const std::string& name_or_file, const std::vector<fs::path>& folders) {
-  const fs::path path(name_or_file);
-  const bool yaml = path.extension() == ".yaml" || path.extension() == ".yml";
-  if (fs::is_regular_file(path)) return yaml ? read_task(path) : task_of_data(path);
-  if (!yaml && !path.has_parent_path())
-    for (const fs::path& folder : folders)
-      if (const fs::path file = folder / (name_or_file + ".yaml"); fs::is_regular_file(file))
-        return read_task(file);
-  const std::vector<std::string> known = task_names(folders);
+  if (const auto file = find_declared(name_or_file, folders))
+    return file->extension() == ".yaml" || file->extension() == ".yml" ? read_task(*file)
+                                                                       : task_of_data(*file);
+  const std::vector<std::string> known = declared_names(folders);
   throw InputError(str(name_or_file, ": no such task and no such file; tasks here: ",
                        known.empty() ? "none" : join(known, ", ")));
 }

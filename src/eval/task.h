@@ -59,9 +59,6 @@ TaskSpec task_of_data(const std::filesystem::path& file);
 TaskSpec find_task(const std::string& name_or_file,
                    const std::vector<std::filesystem::path>& folders);
 
-/// The names of the tasks in these folders, in alphabetical order.
-std::vector<std::string> task_names(const std::vector<std::filesystem::path>& folders);
-
 /// The data files of a task. A '*' in the path stands for the names of subsets, in alphabetical
 /// order; without one there is a single file, and its subset has no name.
 struct SubsetFile {

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "config/declared_files.h"
 #include "eval/eval_support.h"
 #include "eval/task_report.h"
 #include "support/realdata.h"
@@ -181,7 +182,7 @@ TEST(TaskFiles, OfThisRepositoryAreReadableAndNamedInTheDocs) {
   std::ifstream in(std::filesystem::path(MOE_SOURCE_DIR) / "docs/evaluation.md");
   std::stringstream docs;
   docs << in.rdbuf();
-  const std::vector<std::string> names = task_names({folder});
+  const std::vector<std::string> names = declared_names({folder});
   EXPECT_EQ(names.size(), 10u);
   for (const std::string& name : names) {
     const TaskSpec task = find_task(name, {folder});
