@@ -66,14 +66,14 @@ int inspect(const InspectArguments& arguments) {
                          {"domain", info.domain},
                          {"documents", file.documents()},
                          {"tokens", file.tokens()},
-                         {"learned_tokens", file.learned_tokens()},
                          {"vocabulary_size", info.vocabulary_size},
                          {"token_bytes", file.token_bytes()},
                          {"bos_id", info.bos_id},
                          {"eos_id", info.eos_id},
                          {"tokenizer_hash", info.tokenizer_hash},
                          {"shortest_document", shortest},
-                         {"longest_document", longest}};
+                         {"longest_document", longest},
+                         {"learned_tokens", file.learned_tokens()}};
   ordered_json shown = ordered_json::array();
   for (std::int64_t i = 0; i < std::min(arguments.show, file.documents()); ++i) {
     const TokenFile::Range range = file.document(i);

@@ -37,6 +37,19 @@ std::size_t gold_of(const Record& record, const TaskSpec& task, std::size_t opti
   return std::size_t(gold);
 }
 
+/// The list of 0 and 1 that says which options are right.
+void mark_right(const Record& record, const TaskSpec& task, Question& q) {
+  for (const std::string& flag : record.texts(task.gold_field)) {
+    MOE_REQUIRE(flag == "0" || flag == "1", q.where, ": field '", task.gold_field, "' has '", flag,
+                "' where 1 (right) or 0 is expected");
+    q.right.push_back(flag == "1");
+  }
+  MOE_REQUIRE(q.right.size() == q.continuations.size(), q.where, ": ", q.continuations.size(),
+              " options, but field '", task.gold_field, "' is about ", q.right.size());
+  q.gold = std::size_t(std::find(q.right.begin(), q.right.end(), true) - q.right.begin());
+  MOE_REQUIRE(q.gold < q.right.size(), q.where, ": no option is right");
+}
+
 void check(const Question& q) {
   for (std::size_t i = 0; i < q.continuations.size(); ++i)
     MOE_REQUIRE(!q.continuations[i].empty(), q.where, ": option ", i, " is empty");
@@ -49,7 +62,7 @@ Question question_of(const Record& record, const TaskSpec& task) {
     q.contexts = filled(task.contexts, task.contexts_field, record);
     MOE_REQUIRE(!q.contexts.empty(), q.where, ": no contexts to choose from");
     q.continuations.assign(q.contexts.size(), fill_template(task.continuation, record));
-  } else if (task.form == TaskForm::choices) {
+  } else if (task.form == TaskForm::choices || task.form == TaskForm::several) {
     q.continuations = filled(task.choices, task.choices_field, record);
     MOE_REQUIRE(!q.continuations.empty(), q.where, ": no choices");
     q.contexts.assign(q.continuations.size(), fill_template(task.prompt, record));
@@ -57,7 +70,10 @@ Question question_of(const Record& record, const TaskSpec& task) {
     q.contexts = {fill_template(task.prompt, record)};
     q.continuations = {fill_template(task.continuation, record)};
   }
-  if (task.form != TaskForm::continuation) q.gold = gold_of(record, task, q.continuations.size());
+  if (task.form == TaskForm::several)
+    mark_right(record, task, q);
+  else if (task.form != TaskForm::continuation)
+    q.gold = gold_of(record, task, q.continuations.size());
   if (!task.clean.empty())
     for (std::vector<std::string>* texts : {&q.contexts, &q.continuations})
       for (std::string& text : *texts) text = filter_text(task.clean, text, q.where);

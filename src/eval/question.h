@@ -20,7 +20,8 @@ struct Request {
 struct Question {
   std::string where;  // "sciq.jsonl:12"
   std::vector<std::string> contexts, continuations;
-  std::size_t gold = 0;  // the right option
+  std::size_t gold = 0;          // the right option; of form several the first of them
+  std::vector<bool> right = {};  // of form several: of each option
 
   /// As an example: the right option and its context.
   std::string solved(const TaskSpec& task) const;

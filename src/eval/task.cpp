@@ -18,6 +18,7 @@ ConfigSection task_keys(TaskSpec& t) {
       {"version", &t.version, "of the task, for reports", false},
       {"form",
        config_choice(t.form, {{"choices", TaskForm::choices},
+                              {"several", TaskForm::several},
                               {"contexts", TaskForm::contexts},
                               {"continuation", TaskForm::continuation},
                               {"requests", TaskForm::requests}}),

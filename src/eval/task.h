@@ -14,6 +14,7 @@ namespace moe {
 /// What a record of a task asks for (docs/evaluation.md).
 enum class TaskForm : std::uint8_t {
   choices,       // a prompt, several continuations: the likeliest
+  several,       // the same, and several are right: how much of the probability they have
   contexts,      // several contexts, one continuation: where it is likeliest
   continuation,  // a prompt, one continuation: is it what the model would write?
   requests,      // one record a (context, continuation) pair, as it is to be scored

@@ -15,6 +15,17 @@ double characters(std::string_view text) {
   }));
 }
 
+double right_share(const Question& question, std::span<const RequestScore> options) {
+  double likeliest = options[0].log_likelihood, right = 0, all = 0;
+  for (const RequestScore& o : options) likeliest = std::max(likeliest, o.log_likelihood);
+  for (std::size_t i = 0; i < options.size(); ++i) {
+    const double p = std::exp(options[i].log_likelihood - likeliest);
+    all += p;
+    if (question.right[i]) right += p;
+  }
+  return right / all;
+}
+
 struct Moments {
   double sum = 0, squares = 0;  // squares: of distances from the mean
   std::size_t n = 0;
@@ -45,6 +56,7 @@ Metric metric_of(const std::string& name, double mean, std::optional<double> var
 
 std::vector<std::string> metric_names(TaskForm form) {
   if (form == TaskForm::continuation) return {"acc", kPerplexity};
+  if (form == TaskForm::several) return {"acc"};
   return {"acc", "acc_norm", "acc_bytes", "acc_tokens"};
 }
 
@@ -52,6 +64,7 @@ std::vector<double> question_values(const Question& question, std::span<const Re
                                     TaskForm form) {
   if (form == TaskForm::continuation)
     return {options[0].greedy ? 1.0 : 0.0, options[0].log_likelihood};
+  if (form == TaskForm::several) return {right_share(question, options)};
   const auto right = [&](auto length) {
     std::size_t best = 0;
     double largest = 0;

@@ -24,6 +24,8 @@ struct Metric {
 ///   acc_norm    the same by log-likelihood over characters (Unicode code points) of the option
 ///   acc_bytes   over UTF-8 bytes
 ///   acc_tokens  over tokens
+/// for form several:
+///   acc         the share of the right options in the probability of all (TruthfulQA's MC2)
 /// and for form continuation:
 ///   acc         1 when every token is the likeliest at its place
 ///   perplexity  exp(-mean): the question gives the log-likelihood of its whole continuation

@@ -40,6 +40,8 @@ const char* form_name(TaskForm form) {
   switch (form) {
     case TaskForm::choices:
       return "choices";
+    case TaskForm::several:
+      return "several";
     case TaskForm::contexts:
       return "contexts";
     case TaskForm::continuation:

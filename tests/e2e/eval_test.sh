@@ -5,6 +5,7 @@
 set -u
 source "$(dirname "${BASH_SOURCE[0]}")/../support/small_run.sh"
 export PATH="$(realpath "$1"):$PATH"
+repository=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -66,6 +67,38 @@ has 'no experts: the model is dense' last.log
 refused 'prompts.jsonl:1: token id 64' \
   env sh -c 'echo "{\"prompt_ids\":[64]}" > prompts.jsonl; moe-generate --model run --prompts prompts.jsonl'
 refused 'a top-p of 2' moe-generate --model run --prompt-ids 1 --top-p 2
+
+# Chat and tasks of generation, with a tokenizer of more ids than the small run's model has.
+tokenizer=$repository/tests/data/tokenizers/byte_level.json
+printf '%s\n' '{"prompt": "Hi", "response": "Hello there, hello there."}' \
+  '{"prompt": "Bye", "response": "See you."}' > talk.jsonl
+must moe-data chat --input talk.jsonl --template plain --tokenizer "$tokenizer" --output talk.h5
+sed 's/vocab_size: 64/vocab_size: 502/; s/train.h5/talk.h5/; s/sequence_length: 32/&\n  packing: best_fit\n  document_masks: true/
+  s/numbers/chat/; s/folder: run/folder: talk/; s/max_positions: 32/max_positions: 64/' run.yaml > talk.yaml
+must moe-train --config talk.yaml
+answer=$(out_of moe-generate --model talk --tokenizer "$tokenizer" --chat plain --prompt Hi)
+[ "$answer" = 'Hello there, hello there.' ] || fail "not the answer that was learned: '$answer'"
+printf '%s\n' '{"prompt": "Bye"}' '{"messages": [{"role": "user", "content": "Hi"}]}' > asked.jsonl
+out_of moe-generate --model talk --tokenizer "$tokenizer" --chat plain --prompts asked.jsonl --json \
+  > answers.jsonl
+has '"stopped":true,"text":"See you."' answers.jsonl
+has '"stopped":true,"text":"Hello there, hello there."' answers.jsonl
+printf '%s\n' '{"task_id": "T/0", "prompt": "Hi"}' '{"task_id": "T/1", "prompt": "Bye"}' > tasks.jsonl
+must moe-generate --model talk --tokenizer "$tokenizer" --chat plain --task humaneval --samples 2 \
+  --prompts tasks.jsonl --output completions.jsonl --batch 3
+[ "$(wc -l < completions.jsonl)" -eq 4 ] || fail 'not two samples of two tasks'
+[ "$(head -n 1 completions.jsonl)" = '{"task_id":"T/0","completion":"Hello there, hello there."}' ] ||
+  fail "$(cat completions.jsonl)"
+has '^\{"task_id":"T/1","completion":"See you."\}$' completions.jsonl
+ask=(moe-generate --model talk --tokenizer "$tokenizer")
+refused "templates here: alpaca, chatml" "${ask[@]}" --chat nonesuch --prompt Hi
+refused "turn 1: the content of 'user' is empty" "${ask[@]}" --chat plain
+refused 'system goes with --chat' "${ask[@]}" --prompt Hi --system Hush
+refused 'go together' "${ask[@]}" --task humaneval --prompts tasks.jsonl
+sed 's/shots: 8/shots: 0/' "$repository/configs/generation/gsm8k.yaml" > own.yaml
+refused "tasks.jsonl:1: field 'question' is missing" \
+  "${ask[@]}" --task own.yaml \
+  --prompts tasks.jsonl --output none.jsonl
 
 # Tasks: what needs no tokenizer's vocabulary is refused before the model is asked.
 must moe-eval tasks --list

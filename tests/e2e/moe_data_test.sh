@@ -4,6 +4,7 @@
 # Usage: moe_data_test.sh BUILD_FOLDER
 set -u
 moe_data=$(realpath "$1")/moe-data
+repository=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -41,6 +42,28 @@ expect 0 'a.h5: good (3 documents, 6 tokens)' verify a.h5
 expect 2 'ids.jsonl:3: token id 7 at position 1 is beyond the vocabulary of 7' \
   build --tokenized ids.jsonl --vocab-size 7 --domain d --output b.h5
 [ ! -e b.h5 ] && [ ! -e b.h5.json ] || fail 'a failed build left a shard'
+
+cat > talk.json << 'JSON'
+[{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+ {"conversations": [{"from": "human", "value": "Bye"}]},
+ {"instruction": "Add", "input": "1 1", "output": "2"}]
+JSON
+chat=(chat --input talk.json --tokenizer "$repository/tests/data/tokenizers/byte_level.json")
+expect 2 'talk.json:2: no turn of the assistant' "${chat[@]}" --template plain --output talk.h5
+expect 2 'no special token' "${chat[@]}" --template chatml --output talk.h5
+expect 2 'no such chat template and no such file; templates here: alpaca, chatml, llama2' \
+  "${chat[@]}" --template nonesuch --output talk.h5
+expect 2 '--over-long goes with --max-tokens' \
+  "${chat[@]}" --template plain --over-long drop --output talk.h5
+[ ! -e talk.h5 ] && [ ! -e talk.h5.json ] || fail 'a failed chat left a shard'
+expect 0 '"skipped_by_reason":{"no assistant turn":1}' \
+  "${chat[@]}" --template plain --skip-bad --json --output talk.h5
+expect 0 'talk.h5: good (2 documents' verify talk.h5
+expect 0 '"learned":[0,0,' inspect talk.h5 --show 1
+expect 0 'learned: ' stats talk.h5
+expect 2 'says which tokens are learned, which other tokens cannot' retokenize --input talk.h5 \
+  --from "$repository/tests/data/tokenizers/byte_level.json" \
+  --to "$repository/tests/data/tokenizers/byte_fallback.json" --output other.h5
 expect 2 "field 'text' is missing (choose another with --field)" \
   build --tokenized ids.jsonl --field text --vocab-size 10 --domain d --output b.h5
 expect 2 'text needs a tokenizer' build --input ids.jsonl --domain d --output b.h5

@@ -177,6 +177,16 @@ TEST(TaskMetrics, NormaliseByCharactersBytesAndTokens) {
   EXPECT_EQ(question_values(question_with({"x", "y"}, 1), tie, TaskForm::choices)[0], 0);
 }
 
+TEST(TaskMetrics, OfSeveralRightOptionsAreTheirShareOfTheProbability) {
+  Question q = question_with({"a", "b", "c"}, 0);
+  q.right = {true, false, true};
+  const double l = -1000;  // far below what exp() can tell from 0
+  const std::vector<RequestScore> s = {
+      {l + std::log(1.0), 1, false}, {l + std::log(5.0), 1, false}, {l + std::log(2.0), 1, false}};
+  EXPECT_NEAR(question_values(q, s, TaskForm::several).at(0), 3.0 / 8, 1e-12);
+  EXPECT_EQ(metric_names(TaskForm::several), (std::vector<std::string>{"acc"}));
+}
+
 TEST(TaskMetrics, HaveTheStandardErrorOfAMean) {
   const std::vector<std::vector<double>> values = {{1, -1}, {0, -2}, {1, -4}, {0, -1}, {1, -2}};
   const auto m = summarize(values, TaskForm::continuation);

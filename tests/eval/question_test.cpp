@@ -41,6 +41,22 @@ TEST_F(Questions, OfferChoicesBehindOnePrompt) {
   EXPECT_EQ(requests[1].continuation, " bc");
 }
 
+TEST_F(Questions, MayHaveSeveralRightOptions) {
+  const TaskSpec t =
+      task("form: several\nprompt: '{q}'\nchoices_field: mc2.choices\ngold_field: mc2.labels\n");
+  const auto q = ask(t, R"({"q":"why","mc2":{"choices":["a","b","c"],"labels":[0,1,1]}})");
+  EXPECT_EQ(q.at(0).right, (std::vector<bool>{false, true, true}));
+  EXPECT_EQ(q[0].solved(t), "why b");
+  for (const auto& [labels, words] : {std::pair("[0,0,0]", "no option is right"),
+                                      {"[1,0]", "3 options, but field 'mc2.labels'"},
+                                      {"[0,2,1]", "has '2' where 1"}})
+    EXPECT_EQ(refusal([&] {
+                ask(t, str(R"({"q":"why","mc2":{"choices":["a","b","c"],"labels":)", labels, "}}"));
+              }).find(line(1)),
+              0u)
+        << words;
+}
+
 TEST_F(Questions, OfferContextsBeforeOneContinuation) {
   const TaskSpec t = task("form: contexts\n");
   const auto q = ask(t, R"({"context_options":["x so","y so"],"continuation":"end","gold":0})");
@@ -163,8 +179,9 @@ TEST(Task, RefusesKeysThatDoNotGoTogetherOrAreUnknown) {
     return refusal([&] { read_task(write_file(folder / "t.yaml", keys)); });
   };
   const std::string t = (folder / "t.yaml").string();
-  EXPECT_NE(said("data: d\nform: guess\n").find("choices, contexts, continuation or requests"),
-            std::string::npos);
+  EXPECT_NE(
+      said("data: d\nform: guess\n").find("choices, several, contexts, continuation or requests"),
+      std::string::npos);
   EXPECT_EQ(said("data: d\nchoices: [a]\nchoices_field: b\n"),
             t + ": choices and choices_field exclude each other");
   EXPECT_NE(said("data: d\nshot: 1\n").find("did you mean shots?"), std::string::npos);

@@ -183,7 +183,7 @@ TEST(TaskFiles, OfThisRepositoryAreReadableAndNamedInTheDocs) {
   std::stringstream docs;
   docs << in.rdbuf();
   const std::vector<std::string> names = declared_names({folder});
-  EXPECT_EQ(names.size(), 10u);
+  EXPECT_EQ(names.size(), 11u);
   for (const std::string& name : names) {
     const TaskSpec task = find_task(name, {folder});
     EXPECT_EQ(task.name, name);
