@@ -23,10 +23,10 @@ inline ForwardContext layer_context(const std::vector<std::int64_t>& ids, std::i
 }
 
 /// Forward and backward of one layer alone.
-inline void layer_pass(const std::function<FfnOutput(const Variable&)>& layer, const Tensor& x,
+inline void layer_pass(const std::function<SublayerOutput(const Variable&)>& layer, const Tensor& x,
                        const Tensor& dy) {
   Tape tape;
-  const FfnOutput out = layer(Variable::leaf(x));
+  const SublayerOutput out = layer(Variable::leaf(x));
   std::vector<Variable> outputs = {out.y};
   std::vector<Tensor> grads = {dy};
   if (out.loss.value.defined()) {
