@@ -228,8 +228,9 @@ class StagedRun {
       if (config_.stages[i].keep_optimizer) start.optimizer_from = end_;
     }
     log_info("stage {} ({} of {})", stage.name, i + 1, stages_.size());
-    const RunEnd end = Trainer(std::move(c), start, world_).run();
-    end_ = find_checkpoint(checkpoints_of(stage));
+    Trainer trainer(std::move(c), start, world_);
+    const RunEnd end = trainer.run();
+    end_ = checkpoints_of(stage) / checkpoint_name(trainer.steps_done());
     return end;
   }
 
