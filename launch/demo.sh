@@ -5,11 +5,11 @@
 # LLaMA, splits it into 8 experts of which a token takes 2, trains on with the experts on two ranks,
 # is killed on the way and resumes, and compares held-out losses.
 #
-#   launch/demo.sh [--fresh] [--programs FOLDER] [--until dense]
+#   launch/demo.sh [--fresh] [--programs FOLDER] [--until shards|dense]
 #
 # Everything lands in demo/ beside this folder; logs in demo/logs. Stages that are finished are kept
 # by the next call; --fresh starts anew. --programs: where built programs lie; nothing is built then.
-# --until dense: ends when the dense model is there.
+# --until: ends when the token shards, or the dense model, are there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/stages.sh
@@ -32,7 +32,8 @@ while [ $# -gt 0 ]; do
       shift
       ;;
     --until)
-      [ "${2:-}" = dense ] || { echo "demo.sh: --until knows 'dense'" >&2; exit 2; }
+      [[ ${2:-} =~ ^(shards|dense)$ ]] ||
+        { echo "demo.sh: --until knows 'shards' and 'dense'" >&2; exit 2; }
       until=$2
       shift
       ;;
@@ -198,6 +199,7 @@ begin=$SECONDS
 stage corpus 'corpus: four domains from Debian packages'
 stage vocabulary 'vocabulary: 2048 pieces'
 stage shards 'token shards, with a held-out part each'
+[ "$until" != shards ] || exit 0
 stage dense "dense model: training on $ranks ranks, data parallel"
 [ -z "$until" ] || exit 0
 stage split 'split: 8 experts, 2 a token'

@@ -11,8 +11,12 @@
 #include "app/app.h"
 #include "core/durable_files.h"
 #include "core/error.h"
+#include "core/log.h"
+#include "hf/model_folder.h"
 #include "report/run_page.h"
 #include "report/run_summary.h"
+#include "report/study.h"
+#include "report/svg_file.h"
 
 namespace moe {
 namespace {
@@ -32,6 +36,9 @@ const ProgramText kText = {
 
   Two runs side by side:
     moe-report runs/dense runs/experts --output comparison.html --title "Dense and experts"
+
+  The table and the pictures of launch/study.sh:
+    moe-report study study/runs --output study.md --pictures study
 )"};
 
 struct Arguments {
@@ -79,13 +86,51 @@ int report(const Arguments& a) {
   return kExitOk;
 }
 
+struct StudyArguments {
+  std::string folder, model, output, pictures;
+  bool json = false;
+};
+
+int report_study(const StudyArguments& a) {
+  const Study study = read_study(a.folder);
+  for (const std::string& note : study.notes) log_warning("{}", note);
+  const std::int64_t dense =
+      a.model.empty() ? 0 : count_parameters(ModelFolder(a.model).config()).total;
+  const std::string table = study_markdown(study, dense);
+  if (!a.output.empty()) write_page(a.output, table);
+  if (!a.pictures.empty()) {
+    MOE_REQUIRE(fs::is_directory(a.pictures), a.pictures, ": is no folder to write pictures in");
+    for (const std::string& group : study.groups)
+      write_page(fs::path(a.pictures) / (group + ".svg"), svg_file(study_chart(study, group)));
+  }
+  fmt::print("{}", a.json ? study_json(study) : table);
+  return kExitOk;
+}
+
+Action define_study(CLI::App& app) {
+  auto a = std::make_shared<StudyArguments>();
+  app.add_option("folder", a->folder, "Folder of launch/study.sh that holds arms.txt")->required();
+  app.add_option("--model", a->model, "The dense model, to count its parameters");
+  app.add_option("--output", a->output, "Markdown file to write: the table");
+  app.add_option("--pictures", a->pictures, "Folder for GROUP.svg, the curves of each group");
+  app.add_flag("--json", a->json, "Print one JSON object");
+  return [a] { return report_study(*a); };
+}
+
 Action define(CLI::App& app) {
   auto a = std::make_shared<Arguments>();
-  app.add_option("runs", a->runs, "Folders of runs, which hold metrics.jsonl")->required();
+  app.require_subcommand(0, 1);
+  Subcommands commands(app);
+  commands.add("study", "The table and the pictures of a study", define_study);
+  app.add_option("runs", a->runs, "Folders of runs, which hold metrics.jsonl");
   app.add_option("--output", a->output, "HTML page to write");
   app.add_option("--title", a->title, "Heading of the page; default: the runs' names");
   app.add_flag("--json", a->json, "Print one JSON object");
-  return [a] { return report(*a); };
+  return [a, commands] {
+    if (const Action run = commands.parsed()) return run();
+    MOE_REQUIRE(!a->runs.empty(), "name folders of runs, which hold metrics.jsonl");
+    return report(*a);
+  };
 }
 
 }  // namespace
