@@ -92,6 +92,12 @@ expect 0 'centers' moe-split --input dense --output queries --experts 0 --format
   --attention queries --attention-gate centers --calibration train.h5 --calibration-tokens 500
 cmp_dense queries
 grep -qF 'experts of queries' queries/split.html || fail 'no attention in split.html'
+expect 0 '' moe-split --input dense --output all-heads --experts 4 --top-k 4 --gate zeros --scale 4 \
+  --format llama-moe-v2 --attention heads --attention-top-k 2 --attention-gate zeros --attention-scale 2
+expect 0 'equal: ' moe-split verify dense all-heads --data held-out.h5 --length 32
+expect 0 'held-out loss' moe-split --input dense --output measured --experts 0 --format native \
+  --attention queries --attention-top-k 1 "${text[@]}"
+expect 0 '2 experts of queries, 1 chosen' moe-split compare measured all-heads dense --data held-out.h5
 expect 2 'use queries or heads' moe-split --input dense --output refused --attention keys
 expect 2 'add --attention queries' moe-split --input dense --output refused --attention-top-k 2
 expect 2 'choose a divisor of 2' moe-split --input dense --output refused --format native \

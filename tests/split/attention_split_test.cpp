@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "hf/dense.h"
 #include "hf/name_table.h"
+#include "nn/transformer.h"
 #include "split/calibration.h"
 #include "split/calibration_support.h"
 #include "split/split_model.h"
@@ -103,6 +104,52 @@ TEST_F(AttentionSplit, EveryHeadGoesWhereItBelongs) {
                     from.data<float>()[h * 16 + 2 * want.queries[std::size_t(n / 2)] + n % 2]);
     }
   }
+}
+
+/// Logits of a model in f64 on some tokens.
+Tensor logits(const ModelConfig& config, const ParameterRows& rows) {
+  const auto world = single_rank();
+  const ProcessGrid grid(*world, 1);
+  ParameterStore store(config, DType::f64);
+  store.load(rows);
+  return Transformer(config, store, grid)
+      .logits(Tensor::of<std::int32_t>({1, 6}, {1, 4, 2, 8, 5, 7}), {});
+}
+
+// Gates of zeros, k = E and scale E.
+TEST_F(AttentionSplit, KeepsTheDenseModelWhenAllExpertsAreChosen) {
+  const ModelFolder dense(input_);
+  const auto want = test::to_doubles(
+      logits(dense.config(), [&](const std::string& name, std::int64_t first, std::int64_t count) {
+        return dense.read(name, first, count, DType::f32);
+      }));
+  for (const auto& [kind, experts] : {std::pair{AttentionExpert::queries, 2},
+                                      {AttentionExpert::queries, 4},
+                                      {AttentionExpert::heads, 1},
+                                      {AttentionExpert::heads, 2},
+                                      {AttentionExpert::heads, 4},
+                                      {AttentionExpert::heads, 8}})
+    for (const std::int64_t feed_forward : {0, 4}) {
+      SplitOptions o = options(kind, experts);
+      o.attention.top_k = experts;
+      o.attention.gate = GateInit::zeros;
+      o.attention.scale = double(experts);
+      o.experts = feed_forward;
+      if (feed_forward > 0) {
+        o.top_k = feed_forward;
+        o.gate = GateInit::zeros;
+        o.scale = double(feed_forward);
+      }
+      const SplitPlan p = plan(o);
+      const ParameterRows rows = split_rows(dense, p, DType::f32);
+      EXPECT_LT(test::relative_error(logits(p.config, rows), want), 1e-12)
+          << name(kind) << " " << experts << " " << feed_forward;
+      ModelConfig fewer = p.config;  // one expert less makes another model
+      fewer.attention_moe.top_k = std::max<std::int64_t>(1, experts - 1);
+      if (experts > 1) {
+        EXPECT_GT(test::relative_error(logits(fewer, rows), want), 1e-3);
+      }
+    }
 }
 
 TEST_F(AttentionSplit, ComesBackAsTheDenseModelBitForBit) {
