@@ -135,15 +135,13 @@ LineChart study_chart(const Study& study, const std::string& group) {
   for (const StudyArm& arm : study.arms) {
     if (std::find(arm.groups.begin(), arm.groups.end(), group) == arm.groups.end()) continue;
     ChartSeries series{arm.name, {}, !arm.split, {}};
-    // Seeds that were measured at other tokens than the first one have no common mean.
-    for (std::size_t i = 0; i < arm.runs.front().losses.size(); ++i) {
-      const double tokens = arm.runs.front().losses[i].first;
-      double sum = 0, count = 0;
-      for (const StudyRun& run : arm.runs)
-        if (i < run.losses.size() && run.losses[i].first == tokens)
-          sum += run.losses[i].second, ++count;
-      series.points.emplace_back(tokens, sum / count);
-    }
+    // Sequences end where they end, so tokens differ a little between the seeds.
+    std::size_t points = SIZE_MAX;
+    for (const StudyRun& run : arm.runs) points = std::min(points, run.losses.size());
+    for (std::size_t i = 0; i < points; ++i)
+      series.points.emplace_back(
+          std::round(over_seeds(arm, [i](const auto& run) { return run.losses[i].first; }).mean),
+          over_seeds(arm, [i](const auto& run) { return run.losses[i].second; }).mean);
     chart.series.push_back(std::move(series));
   }
   return chart;
