@@ -28,6 +28,18 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// "8 experts, top-2" or "dense", and what the attention has.
+std::string experts_of(const ModelConfig& m) {
+  const auto choice = [](const RouterConfig& r) {
+    return str(r.experts, " experts, top-", r.top_k);
+  };
+  std::string text = m.is_moe() ? choice(m.moe) : "dense";
+  if (m.is_attention_moe())
+    text += str("; in the attention ", choice(m.attention_moe), ", of ",
+                m.attention_moe.kind == AttentionExpert::queries ? "queries" : "heads");
+  return text;
+}
+
 /// A checkpoint's weights, and initial ones of what the model has beside them.
 ParameterRows weights_for(const ModelConfig& model, std::shared_ptr<const CheckpointReader> reader,
                           std::int64_t seed) {
@@ -140,14 +152,8 @@ void Trainer::print_start() const {
   log_info("{} x {} ranks (expert x data parallel), {} threads each, {} on {}", grid_.ep(),
            grid_.dp(), start_.threads, name(config_.model.dtype),
            start_.device == Device::cuda ? cuda::device_name() : "the CPU");
-  if (m.is_moe()) {
-    log_info("{} layers, hidden {}, {} experts, top-{}: {:.4g} M parameters, {:.4g} M activated",
-             m.layers, m.hidden_size, m.moe.experts, m.moe.top_k, double(count.total) / 1e6,
-             double(count.activated) / 1e6);
-  } else {
-    log_info("{} layers, hidden {}, dense: {:.4g} M parameters", m.layers, m.hidden_size,
-             double(count.total) / 1e6);
-  }
+  log_info("{} layers, hidden {}, {}: {:.4g} M parameters, {:.4g} M activated", m.layers,
+           m.hidden_size, experts_of(m), double(count.total) / 1e6, double(count.activated) / 1e6);
   if (frozen_.frozen > 0) log_info("{}", to_text(frozen_));
   const std::int64_t tokens = config_.batch.global * config_.data.sequence_length;
   log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
