@@ -433,5 +433,28 @@ TEST(RoutedAttention, RecomputationChangesNoBit) {
   }
 }
 
+TEST(RoutedAttention, DrawsGateNoiseThatTheFeedForwardDoesNotShare) {
+  ModelConfig c = config_of({"", AttentionExpert::heads, 4, 2});
+  c.attention_moe.gate_noise = true;
+  static_cast<RouterConfig&>(c.moe) = c.attention_moe;
+  c.moe.expert_sizes.assign(kLayers, {3, 3, 2, 2});
+  const Model m(c, [rows = initial_weights(c, 2)](const std::string& name, std::int64_t first,
+                                                  std::int64_t count) {
+    return name.find("router.") == std::string::npos ? rows(name, first, count)
+                                                     : Tensor::zeros({count, kHidden}, DType::f64);
+  });
+  const Tokens tokens(2, 5, false);
+  const std::vector<std::int64_t> ids = {0, 1};
+  ForwardContext context = tokens.context();
+  context.training = true;
+  context.sequence_ids = ids;
+  const Variable x = Variable::constant(tokens.x);
+  const auto weights = [&](Router::Of what) {
+    return Router(m.config, m.store, what, 0, *m.world).forward(x, context).weights.value;
+  };
+  EXPECT_TRUE(same_bits(weights(Router::Of::ffn), weights(Router::Of::ffn)));
+  EXPECT_GT(difference(weights(Router::Of::ffn), weights(Router::Of::attention)), 1e-3);
+}
+
 }  // namespace
 }  // namespace moe
