@@ -272,31 +272,32 @@ TEST_P(RoutedAttentionOf, PackedDocumentsGiveTheLossOfEachAlone) {
     const std::vector<double> l = to_doubles(loss);
     alone.insert(alone.end(), l.begin(), l.end());
   }
-  // The same in rows of 12, the second one padded; together, and row by row.
-  Tensor tokens = Tensor::empty({2, 12}, DType::i32), starts = Tensor::zeros({2, 12}, DType::i32);
-  std::vector<std::size_t> at;
+  // The same in four rows of 7, two of them padded; together, and row by row.
+  constexpr std::int64_t kRow = 7, kRows = 4;
+  Tensor tokens = Tensor::empty({kRows, kRow}, DType::i32),
+         starts = Tensor::empty({kRows, kRow}, DType::i32);
+  std::vector<std::int64_t> at;
   std::int64_t place = 0;
+  const auto put = [&](std::int32_t id, std::int64_t begin) {
+    tokens.data<std::int32_t>()[place] = id;
+    starts.data<std::int32_t>()[place++] = std::int32_t(begin);
+  };
+  const auto pad_row = [&] {
+    while (place % kRow != 0) put(-1, place % kRow);
+  };
   for (const auto& d : documents) {
-    if (place < 12 && place + std::int64_t(d.size()) > 12) {
-      for (; place < 12; ++place) {
-        tokens.data<std::int32_t>()[place] = -1;
-        starts.data<std::int32_t>()[place] = std::int32_t(place);
-      }
-    }
-    const std::int64_t begin = place % 12;
+    if (place % kRow + std::int64_t(d.size()) > kRow) pad_row();
+    const std::int64_t begin = place % kRow;
     for (const std::int32_t id : d) {
-      tokens.data<std::int32_t>()[place] = id;
-      starts.data<std::int32_t>()[place] = std::int32_t(begin);
-      at.push_back(std::size_t(place++));
+      at.push_back(place);
+      put(id, begin);
     }
   }
-  for (; place < 24; ++place) {
-    tokens.data<std::int32_t>()[place] = -1;
-    starts.data<std::int32_t>()[place] = std::int32_t(place % 12);
-  }
-  for (const std::int64_t rows : {2, 1}) {
+  pad_row();
+  ASSERT_EQ(place, kRows * kRow);
+  for (const std::int64_t rows : {4, 1}) {
     Vector packed;
-    for (std::int64_t first = 0; first < 2; first += rows) {
+    for (std::int64_t first = 0; first < kRows; first += rows) {
       ForwardContext context;
       context.document_starts = starts.slice(first, rows);
       const Tensor part = tokens.slice(first, rows);
@@ -304,7 +305,8 @@ TEST_P(RoutedAttentionOf, PackedDocumentsGiveTheLossOfEachAlone) {
       packed.insert(packed.end(), l.begin(), l.end());
     }
     for (std::size_t i = 0; i < at.size(); ++i)
-      EXPECT_NEAR(packed[at[i]], alone[i], 1e-10) << rows << " rows at once, token " << i;
+      EXPECT_NEAR(packed[std::size_t(at[i])], alone[i], 1e-10)
+          << rows << " rows at once, token " << i;
   }
 }
 
