@@ -2,6 +2,7 @@
 #include "data/chat_encoder.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "data/bad_document.h"
 
@@ -57,6 +58,8 @@ class ChatEncoder::Writer {
   }
 
  private:
+  using Ids = std::vector<std::int32_t>;
+
   void begin_run(bool learned) {
     if (learn_all_) learned = true;
     if (learned != learned_) end_run();
@@ -65,7 +68,8 @@ class ChatEncoder::Writer {
 
   void end_run() {
     if (run_.empty()) return;
-    const std::vector<std::int32_t> ids = continued();
+    const bool of_template = tail_.size() == run_.size();
+    const Ids ids = of_template && before_.empty() ? encode_again(run_) : continued();
     result_.ids.insert(result_.ids.end(), ids.begin(), ids.end());
     result_.learned.resize(result_.ids.size(), learned_);
     run_.clear();
@@ -75,9 +79,9 @@ class ChatEncoder::Writer {
 
   /// The ids of the run where it goes on from text of the template that is encoded already: no
   /// tokenizer's own space at its beginning. Alone where a token would reach over the cut.
-  std::vector<std::int32_t> continued() const {
+  Ids continued() {
     if (!before_.empty()) {
-      const auto known = tokenizer_.encode(before_);
+      const Ids& known = encode_again(before_);
       auto both = tokenizer_.encode(before_ + run_);
       if (known.size() < both.size() && std::equal(known.begin(), known.end(), both.begin())) {
         both.erase(both.begin(), both.begin() + std::ptrdiff_t(known.size()));
@@ -87,8 +91,16 @@ class ChatEncoder::Writer {
     return tokenizer_.encode(run_);
   }
 
+  /// Of text that every turn has.
+  const Ids& encode_again(const std::string& text) {
+    const auto [place, is_new] = encoded_.try_emplace(text);
+    if (is_new) place->second = tokenizer_.encode(text);
+    return place->second;
+  }
+
   const Tokenizer& tokenizer_;
   bool learn_all_;
+  std::unordered_map<std::string, Ids> encoded_;
   Encoded result_;
   bool learned_ = false;
   std::string run_;     // not encoded yet

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""How fast moe-data chat is against moe-data build on the same text, in bytes of text a second.
+"""How fast moe-data chat is against moe-data build on the same text, in bytes of text a second
+of processor time; opening the tokenizer does not count.
 
 Usage: chat_rate.py MOE_DATA REALDATA [--template NAME] [--tokenizer NAME] [--rounds 5]
 The text: the texts of redpajama_sample's c4-rp and stackexchange, once as they are, once each parted
@@ -9,6 +10,7 @@ into conversations of turns of some 400 characters. Runs take turns; medians of 
 import argparse
 import json
 import pathlib
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -54,12 +56,22 @@ with tempfile.TemporaryDirectory() as folder:
     build = ["build", "--input", folder / "text.jsonl", *common, folder / "text.h5"]
     chat = ["chat", "--input", folder / "chat.jsonl", "--template", options.template, *common,
             folder / "chat.h5"]
+    start = [
+        "build", "--input", folder / "one.jsonl", *common, folder / "one.h5"
+    ]  # opens the tokenizer, and little else
+    (folder / "one.jsonl").write_text('{"text": "one"}\n')
+
+    def processor_seconds(command):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([options.moe_data, *map(str, command)], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
     seconds = {"build": [], "chat": []}
     for _ in range(options.rounds):
+        opening = processor_seconds(start)
         for command in (build, chat):
-            done = subprocess.run([options.moe_data, *map(str, command)], check=True,
-                                  capture_output=True, text=True)
-            seconds[command[0]].append(json.loads(done.stdout)["seconds"])
+            seconds[command[0]].append(processor_seconds(command) - opening)
     rate = {name: size / statistics.median(values) / 1e6 for name, values in seconds.items()}
     ratio = statistics.median(b / c for b, c in zip(seconds["build"], seconds["chat"]))
     print(f"{options.template}: {size / 1e6:.1f} MB; build {rate['build']:.1f} MB/s, "
