@@ -25,9 +25,17 @@ bool same_bits(const Tensor& a, const Tensor& b) {
          std::memcmp(a.bytes(), b.bytes(), a.nbytes()) == 0;
 }
 
-TEST(Freezing, GradientsOfTheOthersAreThoseOfTheWholeModel) {
+/// Attention without experts, of routed queries, of routed heads.
+const std::vector<ModelConfig> kModels = {
+    parity_model(), with_attention_experts(parity_model(), AttentionExpert::queries, 2, 1),
+    with_attention_experts(parity_model(), AttentionExpert::heads, 4, 2)};
+
+class Freezing : public ::testing::TestWithParam<int> {};
+
+TEST_P(Freezing, GradientsOfTheOthersAreThoseOfTheWholeModel) {
+  const ModelConfig& model = kModels[std::size_t(GetParam())];
   EngineOptions options = parity_options(DType::f64);
-  const Outcome whole = reference_outcome(parity_model(), options);
+  const Outcome whole = reference_outcome(model, options);
   for (const Families& freeze :
        {Families{"embeddings"}, Families{"experts", "attention"}, Families{"router", "shared"},
         Families{"embeddings", "norms", "attention", "router"},
@@ -35,7 +43,7 @@ TEST(Freezing, GradientsOfTheOthersAreThoseOfTheWholeModel) {
     for (const Recompute recompute : {Recompute::none, Recompute::cheap, Recompute::block}) {
       options.freeze = freeze;
       options.recompute = recompute;
-      const Outcome got = reference_outcome(parity_model(), options);
+      const Outcome got = reference_outcome(model, options);
       double squares = 0;
       for (const auto& [name, rows] : whole.gradients) {
         EXPECT_EQ(got.gradients.contains(name), !in_family(name, freeze)) << name;
@@ -48,29 +56,29 @@ TEST(Freezing, GradientsOfTheOthersAreThoseOfTheWholeModel) {
       EXPECT_NEAR(got.first.grad_norm, std::sqrt(squares), 1e-10);
     }
 }
+INSTANTIATE_TEST_SUITE_P(Models, Freezing, ::testing::Values(0, 1, 2));
 
-class FrozenLayouts : public ::testing::TestWithParam<std::tuple<int, bool, Families>> {};
+class FrozenLayouts : public ::testing::TestWithParam<std::tuple<int, bool, Families, int>> {};
 
 TEST_P(FrozenLayouts, GiveWhatOneProcessGives) {
-  const auto& [ep, zero, freeze] = GetParam();
+  const auto& [ep, zero, freeze, which] = GetParam();
+  const ModelConfig& model = kModels[std::size_t(which)];
   EngineOptions options = parity_options(DType::f64);
   options.freeze = freeze;
-  const Outcome want = reference_outcome(parity_model(), options);
+  const Outcome want = reference_outcome(model, options);
   options.zero = zero;
   run_ranks(4, [&, ep = ep](Communicator& world) {
-    EXPECT_EQ(
-        differences(run_job(world, ep, parity_model(), options), want, tolerance_of(DType::f64)),
-        "");
+    EXPECT_EQ(differences(run_job(world, ep, model, options), want, tolerance_of(DType::f64)), "");
     const ProcessGrid grid(world, ep);
-    EXPECT_NO_THROW(
-        (void)selfcheck(parity_model(), options, grid, parity_weights(parity_model()), 8));
+    EXPECT_NO_THROW((void)selfcheck(model, options, grid, parity_weights(model), 8));
   });
 }
 INSTANTIATE_TEST_SUITE_P(Grid, FrozenLayouts,
                          ::testing::Combine(::testing::Values(1, 2, 4), ::testing::Bool(),
                                             ::testing::Values(Families{"experts", "embeddings"},
                                                               Families{"attention", "norms", "ffn",
-                                                                       "router"})));
+                                                                       "router"}),
+                                            ::testing::Values(0, 1, 2)));
 
 class FrozenRuns : public testing::RunFixture {
  protected:
