@@ -241,7 +241,21 @@ TEST_F(AttentionSplit, GatesAreRandomZeroOrCentres) {
 }
 
 TEST_F(AttentionSplit, CentresAreOfWhatTheAttentionIsGivenAndRouteToTheirClusters) {
+  // A norm that turns its inputs, for centres do not see their length.
+  const ParameterRows plain = initial_weights(config_, 11);
+  WriteOptions write;
+  write.format = ModelFormat::llama;
+  write.dtype = DType::f32;
+  (void)write_model(folder_ / "normed", config_, write,
+                    [&](const std::string& name, std::int64_t first, std::int64_t count) {
+                      const Tensor t = plain(name, first, count).clone();
+                      if (name.ends_with("attention_norm.weight"))
+                        for (std::int64_t i = 0; i < count; ++i)
+                          t.data<float>()[i] = 0.1F + 0.2F * float((first + i) % 7);
+                      return t;
+                    });
   SplitOptions o = with_text(options(AttentionExpert::queries));
+  o.input = folder_ / "normed";
   o.attention.gate = GateInit::centers;
   o.attention.dense_layers = {1};
   const SplitPlan p = plan(o);
@@ -251,7 +265,7 @@ TEST_F(AttentionSplit, CentresAreOfWhatTheAttentionIsGivenAndRouteToTheirCluster
   EXPECT_EQ(std::accumulate(layer.load.begin(), layer.load.end(), std::int64_t{0}),
             2 * p.calibration_tokens);
   // The first layer's attention is given the normed embeddings.
-  const ModelFolder dense(input_);
+  const ModelFolder dense(o.input);
   const auto world = single_rank();
   const CalibrationText text = load_calibration(o.calibration, dense, o.seed, *world);
   const Tensor x = without_padding(embed(dense, text), text);
