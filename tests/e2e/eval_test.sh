@@ -89,7 +89,8 @@ must moe-generate --model talk --tokenizer "$tokenizer" --chat plain --task huma
 [ "$(wc -l < completions.jsonl)" -eq 4 ] || fail 'not two samples of two tasks'
 [ "$(head -n 1 completions.jsonl)" = '{"task_id":"T/0","completion":"Hello there, hello there."}' ] ||
   fail "$(cat completions.jsonl)"
-has '^\{"task_id":"T/1","completion":"See you."\}$' completions.jsonl
+[ "$(sort completions.jsonl | uniq -c | tr -s ' ')" = ' 2 {"task_id":"T/0","completion":"Hello there, hello there."}
+ 2 {"task_id":"T/1","completion":"See you."}' ] || fail "not two of each: $(cat completions.jsonl)"
 ask=(moe-generate --model talk --tokenizer "$tokenizer")
 refused "templates here: alpaca, chatml" "${ask[@]}" --chat nonesuch --prompt Hi
 refused "turn 1: the content of 'user' is empty" "${ask[@]}" --chat plain
