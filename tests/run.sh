@@ -6,8 +6,9 @@
 #
 # LABEL: unit, emulated, mpi, e2e, slow, gpu, cluster; none given: all but cluster (which needs root
 # and makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true,
-# which has little time, the label slow is left out unless it is named, and nvcc's warnings, of
-# registers that spill too, are errors.
+# which has little time, the label slow is left out unless it is named, benches and what needs a GPU
+# are not built, kernels for one architecture alone, and nvcc's warnings, of registers that spill
+# too, are errors.
 #
 # With neither --preset nor LABEL, and nvcc 13 on PATH or in /usr/local/cuda: then builds the preset
 # cuda too, with its own tests alone; those that need a GPU skip where there is none.
@@ -25,7 +26,7 @@ while [ $# -gt 0 ]; do
       ;;
     unit | emulated | mpi | e2e | slow | gpu | cluster) labels+=("$1") ;;
     -h | --help)
-      sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *)
@@ -53,14 +54,17 @@ elif [ "${CI:-}" = true ]; then
 else
   filter=(-LE '^cluster$')
 fi
+options=()
 cuda_options=(-DMOE_CPU_TESTS=OFF)
 if [ "${CI:-}" = true ]; then
-  cuda_options+=('-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror')
+  options=(-DMOE_BENCHMARKS=OFF)
+  cuda_options+=(-DCMAKE_CUDA_ARCHITECTURES=90-real
+                 '-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror')
 fi
 
 # run_tests PRESET [CMAKE_OPTION...]
 run_tests() {
-  cmake --preset "$@"
+  cmake --preset "$@" "${options[@]}"
   cmake --build --preset "$1" -j "$(nproc)"
   ctest --preset "$1" --no-tests=error -j "$(nproc)" "${filter[@]}"
 }

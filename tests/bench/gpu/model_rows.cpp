@@ -77,7 +77,7 @@ ParameterRows bench_weights(const ModelConfig& config, const ExpertLoads& loads)
 
 double largest_skew(const StepResult& result) {
   double largest = 0;
-  for (const std::vector<std::int64_t>& loads : result.loads) {
+  for (const std::vector<std::int64_t>& loads : result.routing.loads) {
     const double mean =
         double(std::accumulate(loads.begin(), loads.end(), std::int64_t{0})) / double(loads.size());
     if (mean > 0)
