@@ -44,6 +44,7 @@ launch/packages.sh build tests
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   export CCACHE_SLOPPINESS=pch_defines,time_macros  # for the tests' precompiled header
+  export CCACHE_DEPEND=1  # no preprocessor of its own
 fi
 
 filter=()
@@ -66,7 +67,8 @@ fi
 run_tests() {
   cmake --preset "$@" "${options[@]}"
   cmake --build --preset "$1" -j "$(nproc)"
-  ctest --preset "$1" --no-tests=error -j "$(nproc)" "${filter[@]}"
+  # One more than there are cores: two of the longest wait most of the time.
+  ctest --preset "$1" --no-tests=error -j "$(($(nproc) + 1))" "${filter[@]}"
 }
 
 run_tests "${preset:-cpu}" -DMOE_CPU_TESTS=ON
