@@ -6,9 +6,9 @@
 #
 # LABEL: unit, emulated, mpi, e2e, slow, gpu, cluster; none given: all but cluster (which needs root
 # and makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true,
-# which has little time, the label slow is left out unless it is named, benches and what needs a GPU
-# are not built, kernels for one architecture alone, and nvcc's warnings, of registers that spill
-# too, are errors.
+# which has little time, the label slow is left out unless it is named, benches are not built, and of
+# the preset cuda only the layers that know CUDA, for one architecture, with nvcc's warnings, of
+# registers that spill too, as errors.
 #
 # With neither --preset nor LABEL, and nvcc 13 on PATH or in /usr/local/cuda: then builds the preset
 # cuda too, with its own tests alone; those that need a GPU skip where there is none.
@@ -44,7 +44,6 @@ launch/packages.sh build tests
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
   export CCACHE_SLOPPINESS=pch_defines,time_macros  # for the tests' precompiled header
-  export CCACHE_DEPEND=1  # no preprocessor of its own
 fi
 
 filter=()
@@ -55,26 +54,29 @@ elif [ "${CI:-}" = true ]; then
 else
   filter=(-LE '^cluster$')
 fi
-options=()
-cuda_options=(-DMOE_CPU_TESTS=OFF)
-if [ "${CI:-}" = true ]; then
-  options=(-DMOE_BENCHMARKS=OFF)
-  cuda_options+=(-DCMAKE_CUDA_ARCHITECTURES=90-real
-                 '-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror')
-fi
-
 # run_tests PRESET [CMAKE_OPTION...]
 run_tests() {
-  cmake --preset "$@" "${options[@]}"
+  cmake --preset "$@"
   cmake --build --preset "$1" -j "$(nproc)"
   # One more than there are cores: two of the longest wait most of the time.
   ctest --preset "$1" --no-tests=error -j "$(($(nproc) + 1))" "${filter[@]}"
 }
 
-run_tests "${preset:-cpu}" -DMOE_CPU_TESTS=ON
+with_cuda=false
 if [ -z "$preset" ] && [ ${#labels[@]} -eq 0 ]; then
   PATH=$PATH:/usr/local/cuda/bin
-  if nvcc --version 2> /dev/null | grep -q 'release 13'; then
-    run_tests cuda "${cuda_options[@]}"
+  if nvcc --version 2> /dev/null | grep -q 'release 13'; then with_cuda=true; fi
+fi
+
+options=(-DMOE_CPU_TESTS=ON)
+if [ "${CI:-}" = true ]; then
+  options+=(-DMOE_BENCHMARKS=OFF)
+  if $with_cuda; then
+    cmake --preset cuda -DMOE_TESTS=OFF -DMOE_BENCHMARKS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real \
+      '-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror'
+    cmake --build --preset cuda -j "$(nproc)" --target moe_core moe_kernels moe_hopper moe_comm
+    with_cuda=false
   fi
 fi
+run_tests "${preset:-cpu}" "${options[@]}"
+if $with_cuda; then run_tests cuda -DMOE_CPU_TESTS=OFF; fi
