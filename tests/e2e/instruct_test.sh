@@ -8,14 +8,7 @@
 set -u
 tree=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 source "$tree/tests/support/small_run.sh"
-programs=$(realpath "$1")
-export PATH="$programs:$PATH"
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
-export MOE_NO_INSTALL=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-cp -r "$tree/launch" "$tree/configs" .
+in_copy "$tree" "$1"
 
 mkdir tokenizer
 cp "$tree/tests/data/tokenizers/byte_fallback.json" tokenizer/tokenizer.json

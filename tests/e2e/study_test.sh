@@ -5,13 +5,7 @@
 set -u
 tree=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 source "$tree/tests/support/small_run.sh"
-programs=$(realpath "$1")
-export PATH="$programs:$PATH"
-export OMP_NUM_THREADS=1 MOE_NO_INSTALL=1
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cd "$work" || exit 1
-cp -r "$tree/launch" "$tree/configs" .
+in_copy "$tree" "$1"
 
 small_corpus
 must moe-data build --tokenized ids.jsonl --vocab-size 64 --domain numbers --output train.h5 \

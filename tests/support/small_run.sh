@@ -35,6 +35,19 @@ schedule: {warmup_steps: 10}
 YAML
 }
 
+# in_copy TREE PROGRAMS: into an empty folder, removed at the end, with copies of TREE's launch and
+# configs; the programs, whose folder is $programs, come first on PATH. Nothing is installed.
+in_copy() {
+  programs=$(realpath "$2")
+  export PATH="$programs:$PATH"
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
+  export MOE_NO_INSTALL=1
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  cd "$work" || exit 1
+  cp -r "$1/launch" "$1/configs" .
+}
+
 fail() {
   echo "FAILED: $*"
   exit 1
