@@ -42,6 +42,8 @@ void validate_router(const RouterConfig& router, std::int64_t layers, const std:
               router.score_scale.size(), " layers, the model has ", layers);
   MOE_REQUIRE(!router.gate_bias || router.gate == GateKind::linear, what,
               "only a linear gate has a bias");
+  MOE_REQUIRE(!router.unit_weights || !router.softmax_over_all, what,
+              "unit_weights and softmax_over_all are two forms of weights: choose one");
 }
 
 void validate_experts(const ModelConfig& c) {

@@ -34,6 +34,9 @@ struct RouterConfig {
   double noise_epsilon = 1e-2;
   /// Weights of the chosen experts: softmax over the chosen logits, or over all (k = 1 needs it).
   bool softmax_over_all = false;
+  /// Weights of the chosen experts: 1 + s_e p_e, p the softmax over all logits and s learned, from
+  /// 0 (CMoE): a sum of experts, which the gate can sharpen. Not with softmax_over_all.
+  bool unit_weights = false;
   /// Factor on every expert's output, per layer: E/k keeps the dense model's magnitude.
   std::vector<double> score_scale;
 };
@@ -50,6 +53,9 @@ struct MoeConfig : RouterConfig {
   /// gate of their own times shared_scale (LLaMA-MoE v1's residual block).
   bool shared_gate = false;
   double shared_scale = 1;
+  /// Every routed expert adds a vector of its own to its output: what stands for the experts that a
+  /// token did not choose.
+  bool expert_bias = false;
 };
 
 /// What an expert of the attention is (docs/numerics.md).

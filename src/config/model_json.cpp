@@ -71,11 +71,13 @@ template <class Json>
 void write_router(Json& j, const RouterConfig& router) {
   j["selection_bias"] = router.selection_bias;
   j["gate"] = router.gate == GateKind::linear ? "linear" : "mlp";
+  if (router.unit_weights) j["unit_weights"] = true;
 }
 
 void read_router(const json& j, RouterConfig& router) {
-  // Models written before there was such a bias do not say.
+  // Models written before there were such things do not say.
   router.selection_bias = j.value("selection_bias", false);
+  router.unit_weights = j.value("unit_weights", false);
   const auto gate = j.at("gate").get<std::string>();
   MOE_REQUIRE(gate == "linear" || gate == "mlp", "unknown gate '", gate, "'");
   router.gate = gate == "linear" ? GateKind::linear : GateKind::mlp;
@@ -99,6 +101,7 @@ std::string model_config_to_json(const ModelConfig& config) {
   nlohmann::ordered_json j;
   fields(config, [&](const char* key, const auto& value) { j[key] = value; });
   write_router(j, config.moe);
+  if (config.moe.expert_bias) j["expert_bias"] = true;
   j["rope_scaling"] = name_of(config.rope_scaling.kind);
   if (config.is_attention_moe()) {
     const AttentionMoeConfig& a = config.attention_moe;
@@ -117,6 +120,7 @@ ModelConfig model_config_from_json(const std::string& text, const std::string& w
     const json j = json::parse(text);
     fields(c, [&](const char* key, auto& value) { j.at(key).get_to(value); });
     read_router(j, c.moe);
+    c.moe.expert_bias = j.value("expert_bias", false);
     if (j.contains("attention_moe")) c.attention_moe = attention_from(j.at("attention_moe"));
     const auto rope = j.at("rope_scaling").get<std::string>();
     bool known = false;

@@ -83,6 +83,7 @@ class ParameterList {
       noise.initial = Initial::zeros;
       noise.activated = 0;
     }
+    if (r.unit_weights) vector(prefix + "weight_scale", e, Initial::zeros);
     if (r.selection_bias) vector(prefix + "selection_bias", e, Initial::zeros).trained = false;
   }
 
@@ -100,6 +101,12 @@ class ParameterList {
       p.placement = Placement::expert;
       p.expert_offsets = offsets;
       p.activated = double(c_.moe.top_k) / double(c_.moe.experts);
+    }
+    if (c_.moe.expert_bias) {
+      ParameterSpec& bias = matrix(layer_ + "experts.bias", c_.moe.experts);
+      bias.initial = Initial::zeros;
+      bias.decay = false;
+      bias.activated = double(c_.moe.top_k) / double(c_.moe.experts);
     }
     const std::vector<std::int64_t> shared = c_.layer_shared_sizes(l);
     if (shared.empty()) return;

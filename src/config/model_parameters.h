@@ -26,6 +26,7 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   above layers.N.attention.experts.{k,v}.weight [E*kv_heads_e*d, H]    of routed heads: no k, v
 ///   either layers.N.ffn_norm.weight [H] layers.N.ffn.{gate,up,down}.weight [I, H] dense FFN
 ///   layers.N.experts.{gate,up,down}.weight [sum of sizes, H]       experts, one after the other
+///   layers.N.experts.bias [E, H]                                   with expert_bias
 ///   layers.N.shared.{gate,up,down}.weight [sum of sizes, H]        shared experts
 ///   layers.N.shared_router.weight [shared experts, H]              with shared_gate
 ///   layers.N.router.weight [E, H]                                  linear gate
@@ -33,6 +34,7 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 ///   layers.N.router.hidden.weight [E, H], .output.weight [E, E]    mlp gate
 ///   layers.N.router.noise.weight [E, H]                            with gate_noise
 ///   layers.N.router.selection_bias [E]                             with selection_bias
+///   layers.N.router.weight_scale [E]                               with unit_weights
 ///   norm.weight [H]
 ///   head.weight [V, H]                                             unless tied
 ///
@@ -40,7 +42,7 @@ enum class Initial : std::uint8_t { normal, ones, zeros };
 /// transpose of Hugging Face's down_proj. Experts of the attention lie one after the other in the
 /// same way, head by head: row n of o belongs to output n of the heads, so it is the transpose of
 /// the dense o. They stand on every rank, and each has kv_heads_e (ModelConfig::expert_kv_heads)
-/// key/value heads.
+/// key/value heads. Biases of experts are replicated, too: few numbers, added where experts meet.
 struct ParameterSpec {
   std::string name;
   std::vector<std::int64_t> shape;

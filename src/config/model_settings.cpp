@@ -43,8 +43,10 @@ void apply_router_settings(const TrainConfig::RouterSettings& m, double bias_upd
               loaded.top_k);
   loaded.gate_noise = m.gate_noise.value_or(loaded.gate_noise);
   // With k = 1 a softmax over the chosen expert is the constant 1: the router would learn nothing.
-  loaded.softmax_over_all =
-      m.softmax_over_all.value_or(loaded.softmax_over_all || loaded.top_k == 1);
+  loaded.softmax_over_all = m.softmax_over_all.value_or(
+      !loaded.unit_weights && (loaded.softmax_over_all || loaded.top_k == 1));
+  MOE_REQUIRE(!loaded.unit_weights || !loaded.softmax_over_all, keys.section,
+              "softmax_over_all: the loaded model's weights are 1 + s p (unit_weights)");
   MOE_REQUIRE(!m.score_scale || *m.score_scale >= 0, keys.section,
               "score_scale must not be negative, is ", *m.score_scale);
   if (!m.score_scale) return;

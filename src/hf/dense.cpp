@@ -128,6 +128,8 @@ class DenseSource {
  public:
   DenseSource(const ModelConfig& moe, ParameterRows rows, const NeuronOrder& order)
       : moe_(moe), rows_(std::move(rows)), attention_(moe, rows_) {
+    MOE_REQUIRE(!moe.moe.expert_bias,
+                "the experts have biases, for which a dense model has no place");
     MOE_REQUIRE(order.empty() || std::int64_t(order.size()) == moe.layers, "neuron ids of ",
                 order.size(), " layers were given for a model of ", moe.layers);
     for (std::int64_t l = 0; l < moe.layers; ++l) {

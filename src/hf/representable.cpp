@@ -105,7 +105,7 @@ void require_attention_of_v2(const ModelConfig& c) {
               "have a linear gate without noise: write native");
   MOE_REQUIRE(!a.gate_bias && !a.selection_bias, v2,
               "have no place for a bias of their router: write native");
-  MOE_REQUIRE(!a.softmax_over_all, v2,
+  MOE_REQUIRE(!a.softmax_over_all && !a.unit_weights, v2,
               "are weighed by the softmax over the chosen ones, the model's by the softmax over "
               "all: write native");
   for (std::int64_t l = 0; l < c.layers; ++l) {
@@ -137,6 +137,11 @@ void require_representable(const ModelConfig& c, ModelFormat format) {
   MOE_REQUIRE(!c.moe.softmax_over_all, name(format),
               " weighs experts by the softmax over the chosen ones, the model by the softmax over "
               "all: write native");
+  MOE_REQUIRE(!c.moe.unit_weights, name(format),
+              " weighs experts by the softmax over the chosen ones, the model adds them up "
+              "(unit_weights): write native");
+  MOE_REQUIRE(!c.moe.expert_bias, name(format),
+              " has no place for the experts' biases: write native");
   MOE_REQUIRE(!c.moe.gate_bias, name(format), " has no place for the gate's bias: write native");
   MOE_REQUIRE(!c.moe.selection_bias, name(format),
               " has no place for the router's selection bias (router.bias_update_rate), without "

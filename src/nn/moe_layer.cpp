@@ -7,6 +7,7 @@
 #include "ops/elementwise.h"
 #include "ops/experts.h"
 #include "ops/permute.h"
+#include "ops/routing.h"
 
 namespace moe {
 namespace {
@@ -45,6 +46,7 @@ MoeLayer::MoeLayer(const ModelConfig& config, const ParameterStore& parameters, 
   const Counts sizes = config.layer_expert_sizes(layer);
   const auto own = sizes.begin() + parameters.first_expert();
   neuron_offsets_ = offsets_of(Counts(own, own + local_experts_));
+  if (config.moe.expert_bias) bias_ = parameters[str("layers.", layer, ".experts.bias")];
   if (!config.layer_shared_sizes(layer).empty()) shared_.emplace(config, parameters, layer);
 }
 
@@ -55,6 +57,9 @@ SublayerOutput MoeLayer::forward(const Variable& x, const ForwardContext& contex
   const ops::Permutation sorted = ops::sort_by_expert(routed.indices, experts_, order_);
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
   Variable y = ops::combine(rows, routed.weights, sorted, router_.score_scale());
+  if (bias_.value.defined())
+    y = ops::add(y, ops::weighted_bias(routed.weights, routed.indices, bias_, router_.score_scale(),
+                                       y.value.dtype()));
   if (shared_) y = ops::add(y, shared_->forward(x));
   return {y, routed.loss};
 }

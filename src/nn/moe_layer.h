@@ -41,6 +41,7 @@ class MoeLayer {
   Communicator& group_;
   Router router_;
   Variable gate_, up_, down_;                 // this rank's experts, neuron-major
+  Variable bias_;                             // [E, hidden], of all experts, where they have one
   std::vector<std::int64_t> neuron_offsets_;  // of its experts within those
   Tensor order_;                              // of experts, as their rows leave; i32[experts]
   std::optional<SharedExperts> shared_;

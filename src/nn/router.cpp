@@ -32,6 +32,7 @@ Router::Router(const ModelConfig& config, const ParameterStore& parameters, Of w
     output_ = parameter("output.weight");
   }
   if (config_.gate_noise) noise_ = parameter("noise.weight");
+  if (config_.unit_weights) weight_scale_ = parameter("weight_scale");
   if (config_.selection_bias) selection_bias_ = parameter("selection_bias");
 }
 
@@ -77,9 +78,12 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   const ops::Routing chosen =
       ops::choose_experts(selection_scores(s, context), config_.top_k, context.valid);
   RouterOutput out;
-  out.weights = ops::router_weights(
-      s.noisy, chosen.indices,
-      config_.softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);
+  out.weights = ops::router_weights(s.noisy, chosen.indices,
+                                    config_.softmax_over_all || config_.unit_weights
+                                        ? RouterWeights::softmax_of_all
+                                        : RouterWeights::softmax_of_chosen);
+  if (config_.unit_weights)
+    out.weights = ops::unit_weights(out.weights, weight_scale_, chosen.indices);
   out.indices = within_capacity(chosen.indices, out.weights.value, context);
   RouterLosses losses;
   if (context.training) {

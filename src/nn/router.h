@@ -59,6 +59,7 @@ class Router {
   Variable linear_, bias_;    // [E, H], [E] when the model has it
   Variable hidden_, output_;  // mlp: [E, H], [E, E]
   Variable noise_;            // [E, H] when the model has it
+  Variable weight_scale_;     // [E] of unit weights
   Variable selection_bias_;   // acc[E] when the model has it
 };
 

@@ -63,6 +63,64 @@ Variable router_weights(const Variable& logits, const Tensor& indices, RouterWei
                 });
 }
 
+Variable unit_weights(const Variable& probabilities, const Variable& scale, const Tensor& indices) {
+  const Tensor p = probabilities.value;
+  const std::int64_t experts = scale.value.size();
+  MOE_CHECK(p.shape() == indices.shape(), "unit_weights: ", join(p.shape()), " probabilities for ",
+            join(indices.shape()), " experts");
+  Backend& device = backend(p.device());
+  Tensor one = Tensor::empty({1, experts}, p.dtype(), p.device());
+  device.cast(one, scale.value.view({1, experts}));
+  Tensor rows = Tensor::empty({p.rows(), experts}, p.dtype(), p.device());
+  device.segment_broadcast(rows, one, {});
+  Tensor s = empty_like(p), w = empty_like(p);
+  device.gather_columns(s, rows, indices);
+  device.fill(w, 1);
+  device.multiply_add(w, w, p, s);
+  return record("unit_weights", {probabilities, scale}, w,
+                [&device, p, s, indices, experts](std::span<const Tensor> dw) {
+                  Tensor dp = empty_like(p), ds = empty_like(p);
+                  device.multiply(dp, dw[0], s);
+                  device.multiply(ds, dw[0], p);
+                  Tensor dense = Tensor::empty({p.rows(), experts}, p.dtype(), p.device());
+                  device.scatter_columns(dense, ds, indices);
+                  Tensor dscale = Tensor::empty({1, experts}, p.dtype(), p.device());
+                  device.segment_sum(dscale, dense, {});
+                  return std::vector<Tensor>{dp, dscale.view({experts})};
+                });
+}
+
+Variable weighted_bias(const Variable& weights, const Tensor& indices, const Variable& bias,
+                       double factor, DType out) {
+  const Tensor& w = weights.value;
+  Backend& device = backend(w.device());
+  const auto as = [&device](const Tensor& x, DType type) {
+    if (x.dtype() == type) return x;
+    Tensor y = Tensor::empty(x.shape(), type, x.device());
+    device.cast(y, x);
+    return y;
+  };
+  const DType acc = w.dtype();
+  const Tensor b = as(bias.value, acc);
+  const Tensor dense = Tensor::empty({w.rows(), b.rows()}, acc, w.device());
+  Tensor scattered = dense;
+  device.scatter_columns(scattered, w, indices);
+  device.scale(scattered, factor);
+  Tensor y = Tensor::empty({w.rows(), b.cols()}, acc, w.device());
+  device.gemm(y, dense, false, b, false, 0);
+  return record("weighted_bias", {weights, bias}, as(y, out),
+                [&device, as, acc, b, dense, indices, factor](std::span<const Tensor> dy) {
+                  const Tensor g = as(dy[0], acc);
+                  Tensor ddense = empty_like(dense), db = empty_like(b);
+                  device.gemm(ddense, g, false, b, true, 0);
+                  device.gemm(db, dense, true, g, false, 0);
+                  Tensor dw = Tensor::empty(indices.shape(), acc, indices.device());
+                  device.gather_columns(dw, ddense, indices);
+                  device.scale(dw, factor);
+                  return std::vector<Tensor>{dw, db};
+                });
+}
+
 Variable softmax(const Variable& logits) {
   Tensor p = empty_like(logits.value);
   Backend& device = backend(p.device());

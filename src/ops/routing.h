@@ -25,6 +25,15 @@ Tensor drop_over_capacity(const Tensor& indices, const Tensor& weights, const Te
 /// Weights of the chosen experts: acc[tokens, k]. See RouterWeights.
 Variable router_weights(const Variable& logits, const Tensor& indices, RouterWeights form);
 
+/// 1 + scale[e] p for each chosen expert e with probability p. probabilities: acc[tokens, k] (of
+/// router_weights); scale: [E], converted to that type.
+Variable unit_weights(const Variable& probabilities, const Variable& scale, const Tensor& indices);
+
+/// y[t,:] = factor * sum_j weights[t,j] * bias[indices[t,j],:], nothing where the index is -1.
+/// weights: acc[tokens, k]; bias: [E, hidden]; y: `out`[tokens, hidden].
+Variable weighted_bias(const Variable& weights, const Tensor& indices, const Variable& bias,
+                       double factor, DType out);
+
 /// Softmax over each row.
 Variable softmax(const Variable& logits);
 

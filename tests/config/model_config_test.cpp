@@ -148,11 +148,14 @@ TEST(ModelConfig, EdgeLayersMayKeepTheirDenseAttention) {
   c.attention_moe.layers.front() = c.attention_moe.layers.back() = false;
   c.attention_moe.softmax_over_all = true;
   c.attention_moe.score_scale[3] = 2.5;
+  c.moe.unit_weights = c.moe.expert_bias = true;
   const ModelConfig again = model_config_from_json(model_config_to_json(c), "test");
   EXPECT_EQ(again.attention_moe.layers, c.attention_moe.layers);
   EXPECT_EQ(again.attention_moe.score_scale, c.attention_moe.score_scale);
   EXPECT_EQ(again.attention_moe.kind, AttentionExpert::heads);
   EXPECT_TRUE(again.attention_moe.softmax_over_all);
+  EXPECT_FALSE(again.attention_moe.unit_weights);
+  EXPECT_TRUE(again.moe.unit_weights && again.moe.expert_bias);
   EXPECT_EQ(model_config_to_json(again), model_config_to_json(c));
   std::vector<std::string> names;
   for (const ParameterSpec& p : model_parameters(again))

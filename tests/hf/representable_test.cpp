@@ -36,6 +36,8 @@ ModelConfig with(ModelConfig c, F&& change) {
 
 const auto kAll = [](ModelConfig& c) { c.moe.softmax_over_all = true; };
 const auto kBias = [](ModelConfig& c) { c.moe.gate_bias = true; };
+const auto kUnits = [](ModelConfig& c) { c.moe.unit_weights = true; };
+const auto kExpertBias = [](ModelConfig& c) { c.moe.expert_bias = true; };
 const auto kSelectionBias = [](ModelConfig& c) { c.moe.selection_bias = true; };
 const auto kShared = [](ModelConfig& c) { c.moe.shared_sizes.assign(std::size_t(c.layers), {2}); };
 const auto kFirstDense = [](ModelConfig& c) { c.moe.expert_sizes[0].clear(); };
@@ -109,6 +111,14 @@ INSTANTIATE_TEST_SUITE_P(
                 with(small_mixtral_config(), kBias),
                 ModelFormat::llama_moe_v2,
                 {"bias", "native"}},
+        Refusal{"UnitWeightsInMixtral",
+                with(small_mixtral_config(), kUnits),
+                ModelFormat::mixtral,
+                {"unit_weights", "native"}},
+        Refusal{"ExpertBiasInLlamaMoe",
+                with(small_mixtral_config(), kExpertBias),
+                ModelFormat::llama_moe,
+                {"biases", "native"}},
         Refusal{"SoftmaxInMixtral",
                 with(small_mixtral_config(), kAll),
                 ModelFormat::mixtral,

@@ -86,6 +86,69 @@ TEST(Transformer, AllExpertsWithZeroGatesAndScaleEAreTheDenseModel) {
   std::reverse(order.begin(), order.end());
   const Model split(expert_config({5, 1, 2, 4}, 4, 4), split_of(dense, order));
   EXPECT_LT(largest_difference(split.transformer->logits(some_tokens(), {}), want), 1e-12);
+
+  ModelConfig units = expert_config({5, 1, 2, 4}, 4, 1);
+  units.moe.unit_weights = true;
+  const ParameterRows any_gate = [&](const std::string& name, std::int64_t first,
+                                     std::int64_t count) {
+    if (name.ends_with("weight_scale")) return Tensor::zeros({count}, DType::f32);
+    return name.ends_with("router.weight") ? initial_weights(units, 3)(name, first, count)
+                                           : split_of(dense, order)(name, first, count);
+  };
+  const Model sum(units, any_gate);
+  EXPECT_LT(largest_difference(sum.transformer->logits(some_tokens(), {}), want), 1e-12);
+}
+
+TEST(UnitWeights, AndExpertBiasesMatchCentralDifferences) {
+  ModelConfig config = expert_config({4, 3, 2}, 2, 1.5);
+  config.moe.unit_weights = config.moe.expert_bias = true;
+  const ParameterRows rows = [base = initial_weights(config, 9)](
+                                 const std::string& name, std::int64_t first, std::int64_t count) {
+    if (name.ends_with("weight_scale")) return Tensor::of<float>({3}, {0.5F, -0.25F, 2});
+    if (name.ends_with("experts.bias"))
+      return base("layers.0.experts.up.weight", first, count);  // any numbers but zeros
+    return base(name, first, count);
+  };
+  const Model m(config, rows);
+  const Tensor labels = Tensor::of<std::int32_t>({2, 5}, {4, 2, 8, 5, 1, 1, 3, 18, 0, 2});
+  const auto loss = [&] {
+    return m.transformer->loss(some_tokens(), labels, 0.1, {}).total.value.data<double>()[0];
+  };
+  Tape tape;
+  tape.backward(m.transformer->loss(some_tokens(), labels, 0.1, {}).total);
+  for (const char* name : {"layers.0.router.weight", "layers.0.router.weight_scale",
+                           "layers.0.experts.bias", "layers.1.experts.down.weight"}) {
+    const Variable& w = m.store[name];
+    const NoTape no_recording;
+    EXPECT_LT(test::relative_error(w.slot->grad, test::central_differences(w.value, loss)), 1e-7)
+        << name;
+  }
+}
+
+TEST(ExpertBias, IsAddedForEveryChosenExpertAndNoOther) {
+  ModelConfig config = expert_config({4, 4, 4}, 2, 1);
+  config.moe.unit_weights = config.moe.expert_bias = config.moe.gate_bias = true;
+  const ParameterRows rows = [base = initial_weights(config, 4)](
+                                 const std::string& name, std::int64_t first, std::int64_t count) {
+    if (name.ends_with("router.weight") || name.ends_with("experts.down.weight"))
+      return Tensor::zeros({count, 8}, DType::f32);  // experts say nothing but their biases
+    if (name.ends_with("router.bias")) return Tensor::of<float>({3}, {1, -1, 2});
+    if (!name.ends_with("experts.bias")) return base(name, first, count);
+    std::vector<float> values(std::size_t(8 * count), 0.0F);
+    for (std::int64_t i = 0; i < count; ++i)
+      values[std::size_t(8 * i)] = std::array{3.0F, 100.0F, 4.0F}[std::size_t(first + i)];
+    return Tensor::of<float>({count, 8}, values);
+  };
+  const Model m(config, rows);
+  const MoeLayer layer(m.config, m.store, 0, m.grid);
+  ForwardContext context;
+  context.sequences = 1;
+  context.length = 3;
+  const Tensor x = Tensor::of<double>({3, 8}, std::vector<double>(24, 0.5));
+  const Tensor y = layer.forward(Variable::constant(x), context).y.value;
+  for (std::int64_t t = 0; t < 3; ++t)
+    for (std::int64_t c = 0; c < 8; ++c)
+      EXPECT_EQ(y.data<double>()[t * 8 + c], c == 0 ? 7 : 0) << t << " " << c;
 }
 
 TEST(Transformer, SharedExpertsAndDenseLayersKeepTheDenseModelToo) {

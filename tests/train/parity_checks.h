@@ -145,13 +145,15 @@ struct Outcome {
   std::map<std::string, Rows> gradients, weights;
 };
 
-/// Initial weights, with gate noise that has been trained: from zero, three Adam steps would be
-/// nothing but normalised gradients, which has no small relative error in f32.
+/// Initial weights, with what begins at zero as after some training: from zero, three Adam steps
+/// would be nothing but normalised gradients, which has no small relative error in f32.
 inline ParameterRows parity_weights(const ModelConfig& config) {
   return [rows = initial_weights(config, 3)](const std::string& name, std::int64_t first,
                                              std::int64_t count) {
     Tensor t = rows(name, first, count);
-    if (!name.ends_with("noise.weight")) return t;
+    const bool trained = name.ends_with("noise.weight") || name.ends_with("weight_scale") ||
+                         name.ends_with("experts.bias");
+    if (!trained) return t;
     for (std::int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = 0.1f * float(i % 7 - 3);
     return t;
   };

@@ -50,6 +50,19 @@ TEST(ParityVariants, HoldForALinearGateWithoutNoiseAndTiedEmbeddings) {
   expect_parity({2, 2}, c, parity_options(DType::f64));
 }
 
+TEST(ParityVariants, HoldForUnitWeightsAndExpertBiases) {
+  ModelConfig c = parity_model();
+  c.moe.gate = GateKind::linear;
+  c.moe.gate_noise = false;
+  c.moe.gate_bias = c.moe.unit_weights = c.moe.expert_bias = true;
+  for (const DType dtype : {DType::f64, DType::f32}) {
+    EngineOptions o = parity_options(dtype);
+    o.zero = dtype == DType::f32;
+    o.router.capacity_factor = 1;
+    expect_parity({2, 2}, c, o);
+  }
+}
+
 TEST(ParityVariants, HoldForStatisticsOfTheWholeStep) {
   // One accumulation step must hold the same sequences on every layout: all eight at once.
   EngineOptions o = parity_options(DType::f64);
