@@ -72,6 +72,12 @@ struct AdamWStep {
   double correction1, correction2;  // 1 - beta^t
 };
 
+/// How much of each loss a student learns from, and how soft its teacher is.
+struct DistillationStep {
+  double temperature = 1;
+  double loss_scale = 0, divergence_scale = 0;
+};
+
 /// Every computation a device must offer. One method is one kernel: it writes into outputs the
 /// caller allocated, allocates no tensors, communicates nothing and leaves its inputs alone unless
 /// it says otherwise. Outputs come first. Outputs are overwritten unless a `beta` or "+=" says
@@ -212,6 +218,15 @@ class Backend {
   /// loss: acc[rows]; logits: acc[rows, vocabulary].
   virtual void cross_entropy(Tensor& loss, Tensor& logits, const Tensor& labels,
                              double gradient_scale) = 0;
+  /// Cross-entropy as above, and how far the student's distribution is from the teacher's, both
+  /// softened by the temperature T: with q = softmax(teacher[i,:] / T), p = softmax(logits[i,:] /
+  /// T), divergence[i] = sum_j q_j (log q_j - log p_j); both 0 where labels[i] < 0. When one of the
+  /// step's scales is not 0, logits[i,:] is overwritten by its gradient (Hinton et al. 2015):
+  ///   loss_scale * (softmax(logits[i,:]) - onehot(labels[i])) + divergence_scale * T * (p - q),
+  /// that of loss_scale * loss + divergence_scale * T^2 * divergence; zeros where labels[i] < 0.
+  /// loss, divergence: acc[rows]; logits, teacher: acc[rows, vocabulary].
+  virtual void distillation(Tensor& loss, Tensor& divergence, Tensor& logits, const Tensor& teacher,
+                            const Tensor& labels, const DistillationStep& step) = 0;
 
   // ---- routing: logits and everything derived from them are acc[tokens, E] ---------------------
   /// Each row's m largest scores in descending order, ties to the lowest index. values:

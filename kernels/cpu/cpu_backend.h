@@ -70,6 +70,8 @@ class CpuBackend final : public Backend {
   // loss
   void cross_entropy(Tensor& loss, Tensor& logits, const Tensor& labels,
                      double gradient_scale) override;
+  void distillation(Tensor& loss, Tensor& divergence, Tensor& logits, const Tensor& teacher,
+                    const Tensor& labels, const DistillationStep& step) override;
 
   // routing
   void topk(Tensor& values, Tensor& indices, const Tensor& scores, const Tensor& valid) override;

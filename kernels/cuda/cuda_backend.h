@@ -85,6 +85,8 @@ class CudaBackend final : public Backend {
   // loss
   void cross_entropy(Tensor& loss, Tensor& logits, const Tensor& labels,
                      double gradient_scale) override;
+  void distillation(Tensor& loss, Tensor& divergence, Tensor& logits, const Tensor& teacher,
+                    const Tensor& labels, const DistillationStep& step) override;
 
   // routing
   void topk(Tensor& values, Tensor& indices, const Tensor& scores, const Tensor& valid) override;

@@ -22,6 +22,7 @@ TrainConfig TrainConfig::of_stage(std::size_t i) const {
   c.schedule = stage.schedule;
   c.router = stage.router;
   c.attention_router = stage.attention_router;
+  c.distill = stage.distill;
   return c;
 }
 

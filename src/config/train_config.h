@@ -126,6 +126,13 @@ struct TrainConfig {
 
   RouterOptions router, attention_router;
 
+  /// Learning from another model, the dense parent as a rule (docs/numerics.md).
+  struct Distill {
+    std::string teacher;  // model folder or training checkpoint; empty: nobody teaches
+    double weight = 1, lm_weight = 1;
+    double temperature = 1;
+  } distill;
+
   /// A part of a run that begins with the weights of the one before. What its section does not
   /// name is as the run has it.
   struct Stage {
@@ -138,6 +145,7 @@ struct TrainConfig {
     Optimizer optimizer;
     Schedule schedule;
     RouterOptions router, attention_router;
+    Distill distill;
   };
   std::vector<Stage> stages;  // empty: the run is one
 

@@ -31,6 +31,19 @@ void validate_router(const RouterOptions& router, const std::string& section) {
               router.bias_update_rate);
 }
 
+void validate_distill(const TrainConfig::Distill& d) {
+  const auto weight = [](const char* key, double value) {
+    MOE_REQUIRE(value >= 0 && std::isfinite(value), "distill.", key,
+                " must be finite and at least 0, is ", value);
+  };
+  weight("weight", d.weight);
+  weight("lm_weight", d.lm_weight);
+  MOE_REQUIRE(d.temperature > 0 && std::isfinite(d.temperature),
+              "distill.temperature must be finite and positive, is ", d.temperature);
+  MOE_REQUIRE(d.teacher.empty() || d.weight + d.lm_weight > 0,
+              "distill.weight and distill.lm_weight are both 0: there is nothing to learn from");
+}
+
 void validate_stages(const TrainConfig& config) {
   MOE_REQUIRE(!config.run.folder.empty(), "run.folder is empty");
   std::set<std::string> names;
@@ -157,6 +170,7 @@ void TrainConfig::validate() const {
 
   validate_router(router, "router.");
   validate_router(attention_router, "attention_router.");
+  validate_distill(distill);
   if (model.init_from.empty()) (void)model_from(*this);
 }
 

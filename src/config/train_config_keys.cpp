@@ -254,6 +254,20 @@ ConfigSection keys_of_router(RouterOptions& c) {
   }};
 }
 
+ConfigSection keys_of_distill(TrainConfig::Distill& c) {
+  return {{
+      {"teacher", &c.teacher,
+       "Hugging Face folder or training checkpoint of the model to learn from, whole on every "
+       "rank; "
+       "empty: none"},
+      {"weight", &c.weight, "weight of KL(teacher || student) per labelled token"},
+      {"lm_weight", &c.lm_weight,
+       "weight of the cross-entropy beside it; 0: learn from the teacher alone"},
+      {"temperature", &c.temperature,
+       "softens both distributions; the divergence counts temperature^2 times"},
+  }};
+}
+
 TrainConfig::Stage stage_like(const TrainConfig& c) {
   TrainConfig::Stage stage;
   stage.data = c.data;
@@ -263,6 +277,7 @@ TrainConfig::Stage stage_like(const TrainConfig& c) {
   stage.schedule = c.schedule;
   stage.router = c.router;
   stage.attention_router = c.attention_router;
+  stage.distill = c.distill;
   return stage;
 }
 
@@ -284,6 +299,7 @@ ConfigSection keys_of_stage(TrainConfig::Stage& c) {
       section("schedule", keys_of_schedule(c.schedule)),
       section("router", keys_of_router(c.router)),
       section("attention_router", keys_of_router(c.attention_router)),
+      section("distill", keys_of_distill(c.distill)),
   }};
 }
 
@@ -304,6 +320,7 @@ ConfigSection keys_of(TrainConfig& c) {
       {"schedule", keys_of_schedule(c.schedule), ""},
       {"router", keys_of_router(c.router), ""},
       {"attention_router", keys_of_router(c.attention_router), ""},
+      {"distill", keys_of_distill(c.distill), ""},
       {"stages", config_list(c.stages, keys_of_stage, stage_like(c)),
        "parts of the run, one after the other, each from the weights of the one before"},
   }};

@@ -8,7 +8,6 @@
 #include "ops/elementwise.h"
 #include "ops/embedding.h"
 #include "ops/linear.h"
-#include "ops/loss.h"
 #include "ops/norm.h"
 
 namespace moe {
@@ -166,14 +165,19 @@ Transformer::Hidden Transformer::hidden(const Tensor& tokens, ForwardContext& co
 }
 
 ModelLoss Transformer::loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
-                            ForwardContext context) const {
+                            ForwardContext context, const ops::Taught& taught) const {
   const Hidden h = hidden(tokens, context, {});
   set_phase("loss");
   const ops::CrossEntropy ce =
-      ops::linear_cross_entropy(h.x, head_, labels.to(device_), inverse_labels);
-  ModelLoss out{ce.loss, ce.token_loss};
+      ops::linear_cross_entropy(h.x, head_, labels.to(device_), inverse_labels, taught);
+  ModelLoss out{ce.loss, ce.token_loss, ce.token_divergence};
   for (const Variable& term : h.loss) out.total = ops::add(out.total, term);
   return out;
+}
+
+Tensor Transformer::hidden_states(const Tensor& tokens, ForwardContext context) const {
+  const NoTape no_recording;
+  return hidden(tokens, context, {}).x.value;
 }
 
 Tensor Transformer::logits_at(const Tensor& tokens, const std::vector<std::int32_t>& places,

@@ -9,14 +9,17 @@
 #include "nn/attention.h"
 #include "nn/moe_layer.h"
 #include "nn/routed_attention.h"
+#include "ops/loss.h"
 
 namespace moe {
 
 /// Loss of the tokens of this rank, already divided by the global batch's counts: summing over
 /// ranks and micro-batches gives the global batch's mean.
 struct ModelLoss {
-  Variable total;     // acc[1]: cross-entropy and router losses
+  Variable total;     // acc[1]: cross-entropy, what a teacher adds, and router losses
   Tensor token_loss;  // acc[tokens]: each token's cross-entropy, 0 where not scored
+  Tensor
+      token_divergence;  // acc[tokens]: KL(teacher || student), 0 there too; undefined: no teacher
 };
 
 /// A LLaMA (Touvron et al. 2023), dense or with experts: embedding, then per layer attention and
@@ -28,9 +31,14 @@ class Transformer {
 
   /// Mean cross-entropy over labelled tokens plus router losses. tokens: i32[sequences, length],
   /// -1: padding; labels: the same shape, -1: not scored. inverse_labels: 1 / scored tokens of the
-  /// global batch.
+  /// global batch. `taught`: what a teacher made of these tokens, if there is one (ops/loss.h).
   ModelLoss loss(const Tensor& tokens, const Tensor& labels, double inverse_labels,
-                 ForwardContext context) const;
+                 ForwardContext context, const ops::Taught& taught = {}) const;
+
+  /// T[tokens, hidden], after the final norm: what the output head reads. Nothing is recorded.
+  Tensor hidden_states(const Tensor& tokens, ForwardContext context) const;
+  /// T[vocabulary, hidden].
+  const Tensor& head() const { return head_.value; }
 
   /// acc[tokens, vocabulary]. `caches` (one per sequence, or none) hold what came before, and then
   /// these tokens too; none of them may be padding.

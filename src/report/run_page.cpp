@@ -128,6 +128,8 @@ std::string rate_figure(Runs runs) {
 std::string overview(Runs runs, std::span<const RunSummary> summaries) {
   return "<div class=\"charts\">\n" + held_out_figure(runs) + rate_figure(runs) +
          gradient_figure(runs) +
+         simple_figure(runs, "Divergence from the teacher", "nats a token", named("teacher_kl"),
+                       "KL(teacher || student) of the text trained on.", true) +
          simple_figure(runs, "Busiest expert", "load over the mean", mean_of("load_max_over_mean/"),
                        "Most tokens that an expert of a layer got, over the mean of that layer; "
                        "mean over layers. 1 is balanced.",

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 
 #include "comm/collective_log.h"
@@ -38,6 +39,12 @@ Engine::Engine(const ModelConfig& config, const EngineOptions& options, const Pr
       parameters_(config_, options.dtype, grid.expert_group().rank(), grid.ep(), options.device,
                   options.freeze) {
   model_ = std::make_unique<Transformer>(config_, parameters_, grid_);
+  if (const Transformer* teacher = options_.teacher.get())
+    MOE_CHECK(teacher->config().vocab_size == config_.vocab_size &&
+                  teacher->dtype() == options_.dtype && teacher->device() == options_.device,
+              "a teacher of vocabulary ", teacher->config().vocab_size, " in ",
+              name(teacher->dtype()), " for a model of vocabulary ", config_.vocab_size, " in ",
+              name(options_.dtype), ", or on another device");
   const DType acc = accumulator(options.dtype);
   plan_ = std::make_unique<BucketPlan>(parameters_.layout(), grid_.position(), acc,
                                        options.bucket_part_bytes, options.zero);
@@ -73,6 +80,15 @@ ParameterStore& Engine::parameters() {
   return parameters_;
 }
 
+ops::Taught Engine::ask_teacher(const Tensor& tokens, const Tensor& document_starts) const {
+  if (!options_.teacher) return {};
+  ForwardContext context;
+  context.document_starts = document_starts;
+  const TrainConfig::Distill& d = options_.distill;
+  return {options_.teacher->hidden_states(tokens, context), options_.teacher->head(), d.temperature,
+          d.weight, d.lm_weight};
+}
+
 StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& counts,
                                      std::int64_t step, const StepFaults& faults) {
   const std::int64_t sequences = batch.tokens.rows();
@@ -88,7 +104,7 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
   gradients_->begin_step();
   for (std::int64_t first = 0; first < sequences; first += options_.micro_batch) {
     const std::int64_t n = std::min(options_.micro_batch, sequences - first);
-    const Tensor labels = batch.labels.slice(first, n);
+    const Tensor tokens = batch.tokens.slice(first, n), labels = batch.labels.slice(first, n);
     ForwardContext context;
     context.training = true;
     context.recompute = options_.recompute;
@@ -104,12 +120,17 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
         options_.attention_router, attention_previous_counts_, {}, statistics.attention_routers()};
     if (first + n == sequences) gradients_->begin_last_micro_batch();
 
+    ops::Taught taught;
+    if (options_.teacher) {
+      Timer timer(result.seconds["teacher"]);
+      taught = ask_teacher(tokens, context.document_starts);
+    }
     Tape tape;
     ModelLoss loss;
     {
       Timer timer(result.seconds["forward"]);
-      loss = model_->loss(batch.tokens.slice(first, n), labels, scale, context);
-      statistics.add_tokens(loss.token_loss, labels,
+      loss = model_->loss(tokens, labels, scale, context, taught);
+      statistics.add_tokens(loss, labels,
                             std::span(batch.domains).subspan(std::size_t(first), std::size_t(n)));
     }
     Timer timer(result.seconds["backward"]);
@@ -121,6 +142,11 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     gradients_->finish();
     set_phase("statistics");
     statistics.finish(grid_.world(), counts.labelled, result);
+    // Where the student's own loss is finite, it is not the student that is broken.
+    if (result.teacher_kl && std::isfinite(result.loss) && !std::isfinite(*result.teacher_kl))
+      throw Error(str("step ", step,
+                      ": the teacher's output is not finite, the model's is: run it ",
+                      "in a wider model.dtype, or choose another distill.teacher"));
     result.grad_norm = gradients_->global_norm();
   }
   result.exposed_seconds = take_waiting_seconds();

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -37,7 +38,9 @@ struct RoutingResult {
 
 /// The outcome of one step, the same on every rank. Definitions: docs/numerics.md.
 struct StepResult {
-  double loss = 0;                  // mean cross-entropy over the global batch's labelled tokens
+  double loss = 0;  // mean cross-entropy over the global batch's labelled tokens
+  /// Mean KL(teacher || student) over those tokens, at the run's temperature; unset: no teacher.
+  std::optional<double> teacher_kl;
   RoutingResult routing;            // of the feed-forward's experts
   RoutingResult attention_routing;  // of the attention's
   double grad_norm = 0;             // over all parameters, before clipping
@@ -67,6 +70,10 @@ struct EngineOptions {
   std::int64_t domains = 1;
   TrainConfig::Optimizer optimizer;
   RouterOptions router, attention_router;
+  /// Whom the model learns from, of the same vocabulary, number type and device, the same on every
+  /// rank; none: nobody.
+  std::shared_ptr<const Transformer> teacher;
+  TrainConfig::Distill distill;
 };
 
 /// A model with its gradients and optimiser on this rank of the grid: a step is two calls, between
@@ -103,6 +110,8 @@ class Engine {
   AdamW& optimizer() { return *optimizer_; }
   const FrozenMasters& frozen() const { return *frozen_; }
   const ProcessGrid& grid() const { return grid_; }
+  /// nullptr: nobody teaches.
+  const Transformer* teacher() const { return options_.teacher.get(); }
 
   /// i64[layers, E]: the expert counts of the last step that updated weights, part of a checkpoint;
   /// ones before the first. Undefined for a model without experts there.
@@ -110,6 +119,8 @@ class Engine {
   const Tensor& attention_previous_counts() const { return attention_previous_counts_; }
 
  private:
+  ops::Taught ask_teacher(const Tensor& tokens, const Tensor& document_starts) const;
+
   const ModelConfig config_;
   const EngineOptions options_;
   const ProcessGrid& grid_;

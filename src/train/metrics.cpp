@@ -76,6 +76,7 @@ std::string to_json(const StepMetrics& m) {
   j["step"] = m.step;
   j["tokens"] = m.tokens;
   j["loss"] = m.loss;
+  if (m.teacher_kl) j["teacher_kl"] = *m.teacher_kl;
   j["domain_loss"] = m.domain_loss;
   j["domain_weights"] = m.domain_weights;
   j["domain_epochs"] = m.domain_epochs;
@@ -111,6 +112,7 @@ std::string progress_line(const StepMetrics& m, std::int64_t total_steps, double
     if (!std::isnan(value)) line += " | " + text(value);
   };
   add(m.loss, [](double x) { return fmt::format("loss {:.4f}", x); });
+  add(m.teacher_kl.value_or(NAN), [](double x) { return fmt::format("kl {:.4f}", x); });
   add(m.learning_rate, [](double x) { return fmt::format("lr {:.2e}", x); });
   add(m.grad_norm, [](double x) { return fmt::format("grad {:.3g}", x); });
   add(m.tokens_per_second, [](double x) { return readable_count(x) + " tok/s"; });

@@ -32,8 +32,9 @@ struct StepMetrics : RoutingMetrics {  // those of the feed-forward's experts
   RoutingMetrics attention;            // those of the attention's
   std::int64_t step = 0;               // 1 is the first
   std::int64_t tokens = 0;             // trained on since step 0
-  double loss = NAN;  // mean cross-entropy per labelled token, without router losses
-  std::map<std::string, double> domain_loss;     // the same, per domain
+  double loss = NAN;                 // mean cross-entropy per labelled token, without router losses
+  std::optional<double> teacher_kl;  // mean KL(teacher || student) per labelled token; unset: none
+  std::map<std::string, double> domain_loss;     // the loss, per domain
   std::map<std::string, double> domain_weights;  // shares of the step's sequences, by the mixture
   std::map<std::string, double> domain_epochs;   // times that each has been read after the step
   double grad_norm = NAN;                        // before clipping

@@ -37,6 +37,7 @@ class LoadedModel {
  public:
   LoadedModel(const ModelSource& source, DType dtype, Device device = Device::cpu);
   const Transformer& model() const { return transformer_; }
+  const ParameterStore& parameters() const { return parameters_; }
   Communicator& world() const { return *world_; }
 
  private:

@@ -9,6 +9,7 @@
 #include "core/readable.h"
 #include "optim/buckets.h"
 #include "train/run_setup.h"
+#include "train/step_metrics.h"
 
 namespace moe {
 namespace {
@@ -135,6 +136,21 @@ LayerBytes layer_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t 
   return l;
 }
 
+/// Tokens whose logits exist at once.
+std::int64_t logits_rows(const TrainConfig& c, const ModelConfig& m, std::int64_t tokens) {
+  const std::int64_t a = bytes(accumulator(c.model.dtype));
+  return std::min(tokens, std::max<std::int64_t>(16, (32 << 20) / (m.vocab_size * a)));
+}
+
+/// A teacher's weights, its hidden states and a chunk of its logits. What its forward pass takes
+/// besides is gone when the student's begins.
+std::int64_t teacher_bytes(const TrainConfig& c, const ModelConfig& teacher, std::int64_t tokens) {
+  const std::int64_t s = bytes(c.model.dtype), a = bytes(accumulator(c.model.dtype));
+  return count_parameters(teacher).total * s + c.data.sequence_length * teacher.head_dim * a +
+         tokens * teacher.hidden_size * s +
+         logits_rows(c, teacher, tokens) * teacher.vocab_size * a;
+}
+
 }  // namespace
 
 std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t tokens,
@@ -150,8 +166,7 @@ std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::i
     working = std::max(working, layer.working + (whole ? 0 : layer.kept));
   }
   // A chunk of logits, and the gradients of the head and of its input.
-  const std::int64_t logits =
-      std::min(tokens, std::max<std::int64_t>(16, (32 << 20) / (m.vocab_size * a)));
+  const std::int64_t logits = logits_rows(c, m, tokens);
   const std::int64_t head = logits * m.vocab_size * (s == a ? a : a + s) +
                             (trains(c, "embeddings") ? m.vocab_size * m.hidden_size * a : 0) +
                             tokens * row;
@@ -179,6 +194,14 @@ RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
     const std::int64_t received =
         m.is_moe() ? pairs * ep * share_of(m.moe.experts, e, ep).count / m.moe.experts : 0;
     plan.memory.push_back(memory_of(c, m, {e, ranks, ep}, micro_tokens, received));
+  }
+
+  plan.flops = step_flops(m, plan.tokens, c.data.sequence_length);
+  if (!c.distill.teacher.empty()) {
+    const ModelConfig teacher = open_teacher(c, m).config;
+    plan.teacher_parameters = count_parameters(teacher).total;
+    plan.teacher_flops = forward_flops(teacher, plan.tokens, c.data.sequence_length);
+    for (RankMemory& memory : plan.memory) memory.teacher = teacher_bytes(c, teacher, micro_tokens);
   }
 
   const DType type = c.model.dtype, acc = accumulator(type);
@@ -248,6 +271,11 @@ std::string to_text(const RunPlan& plan) {
       fmt::format("{} parameters, {} activated per token\n",
                   readable_count(double(plan.parameters)), readable_count(double(plan.activated)));
   if (plan.frozen.frozen > 0) text += to_text(plan.frozen) + "\n";
+  if (plan.teacher_parameters > 0)
+    text += fmt::format(
+        "teacher: {} parameters on every rank; it takes {}FLOP of a step's {}FLOP\n",
+        readable_count(double(plan.teacher_parameters)), readable_count(plan.teacher_flops),
+        readable_count(plan.flops + plan.teacher_flops));
   text += fmt::format("{} tokens a step, {} micro-batches per rank\n",
                       readable_count(double(plan.tokens)), plan.micro_batches);
 
@@ -263,6 +291,7 @@ std::string to_text(const RunPlan& plan) {
   line("gradients", most->gradients, least->gradients);
   line("optimizer", most->optimizer, least->optimizer);
   line("activations (about)", most->activations, least->activations);
+  if (plan.teacher_parameters > 0) line("teacher", most->teacher, least->teacher);
   line("snapshot", most->snapshot, least->snapshot);
   line("total", most->total(), least->total());
   text +=

@@ -17,8 +17,11 @@ struct RankMemory {
   std::int64_t optimizer = 0;    // masters of bf16 weights and both moments, of the rows it owns;
                                  // of frozen ones what bf16 drops
   std::int64_t activations = 0;  // estimate of the peak, routing balanced
-  std::int64_t snapshot = 0;     // copy that checkpoints are written from while training goes on
-  std::int64_t total() const { return weights + gradients + optimizer + activations + snapshot; }
+  std::int64_t teacher = 0;   // weights of the model to learn from, and what it made of the tokens
+  std::int64_t snapshot = 0;  // copy that checkpoints are written from while training goes on
+  std::int64_t total() const {
+    return weights + gradients + optimizer + activations + teacher + snapshot;
+  }
 };
 
 /// A collective of a step and what a rank sends in it, routing balanced.
@@ -29,11 +32,13 @@ struct PlannedCollective {
   std::int64_t bytes = 0;  // sent by a rank, per step
 };
 
-/// What a run takes, from its configuration and its model's shape alone: no weights are read, no
+/// What a run takes, from its configuration and its models' shapes alone: no weights are read, no
 /// memory is taken, no other rank is needed.
 struct RunPlan {
   int ranks = 1, ep = 1;
   std::int64_t parameters = 0, activated = 0;
+  std::int64_t teacher_parameters = 0;  // 0: no teacher
+  double flops = 0, teacher_flops = 0;  // of a step, on activated parameters
   FrozenPlan frozen;
   std::int64_t tokens = 0, micro_batches = 0;  // of a step; of a rank and step
   std::vector<RankMemory> memory;              // by expert rank, of the data group's first rank

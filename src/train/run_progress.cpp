@@ -77,6 +77,7 @@ std::string progress_to_json(const RunProgress& progress, const TrainConfig& con
     state["weights"][domain] = progress.mixture.weights[d];
     state["domain_sequences"][domain] = domains[d].sequences;
   }
+  if (!progress.teacher.empty()) state["teacher"] = progress.teacher;
   state["machine"] = to_json(machine, config.model.dtype);
   return state.dump(1);
 }
@@ -92,6 +93,7 @@ RunProgress progress_from_json(const std::string& text, const std::string& where
     progress.optimizer_steps = state.at("optimizer_steps");
     // Checkpoints of before there were guards have no such state.
     if (state.contains("guard")) progress.guard = guard_state_from_json(state["guard"].dump());
+    progress.teacher = state.value("teacher", "");
     progress.other_domains = state.at("consumed").get<std::map<std::string, std::int64_t>>();
     progress.mixture = mixture_from(state, progress.other_domains, config, domains);
     for (const auto& [domain, consumed] : progress.other_domains)

@@ -21,6 +21,7 @@ struct RunProgress {
   MixtureState mixture;
   std::map<std::string, std::int64_t> other_domains;  // consumed of domains that left the mixture
   GuardState guard;
+  std::string teacher;  // checksum of the weights of the model that taught; empty: none
 };
 
 /// Where a run runs. When it changes, losses agree but not to the last bit.

@@ -10,7 +10,7 @@
 
 namespace moe {
 
-EngineOptions engine_options(const TrainConfig& c, Device device) {
+EngineOptions engine_options(const TrainConfig& c, Device device, const Teacher& teacher) {
   EngineOptions o;
   o.device = device;
   o.dtype = c.model.dtype;
@@ -25,6 +25,8 @@ EngineOptions engine_options(const TrainConfig& c, Device device) {
   o.optimizer = c.optimizer;
   o.router = c.router;
   o.attention_router = c.attention_router;
+  o.teacher = teacher.model;
+  o.distill = c.distill;
   return o;
 }
 
@@ -33,13 +35,14 @@ FrozenPlan require_trainable(const TrainConfig& c, const ModelConfig& model, int
               ranks, " ranks cannot share evenly: choose a multiple of the number of ranks");
   MOE_REQUIRE(c.data.sequence_length <= model.max_positions, "data.sequence_length is ",
               c.data.sequence_length, ", beyond the model's ", model.max_positions, " positions");
+  if (!c.distill.teacher.empty()) (void)open_teacher(c, model);
   return plan_frozen(c.train.freeze, model);
 }
 
-void report_selfcheck(const TrainConfig& c, Device device, const ProcessGrid& grid,
+void report_selfcheck(const TrainConfig& c, const EngineOptions& options, const ProcessGrid& grid,
                       const ModelConfig& model, const ParameterRows& weights) {
-  const SelfcheckResult r = selfcheck(model, engine_options(c, device), grid, weights,
-                                      c.data.sequence_length, c.data.packing.document_masks);
+  const SelfcheckResult r = selfcheck(model, options, grid, weights, c.data.sequence_length,
+                                      c.data.packing.document_masks);
   log_info(
       "selfcheck: {} values and tensors of {} sequences of {} agree with one process; "
       "largest relative difference {:.2g} ({})",

@@ -86,6 +86,7 @@ Batch part_of(const Batch& whole, int rank, int world) {
 /// A step's numbers that every layout must agree on.
 std::vector<std::pair<const char*, double>> scalars_of(const StepResult& r) {
   return {{"the loss", r.loss},
+          {"the divergence from the teacher", r.teacher_kl.value_or(0)},
           {"the CV^2 loss", r.routing.cv_squared},
           {"the Switch loss", r.routing.switch_top_k},
           {"the z loss", r.routing.z},

@@ -190,7 +190,8 @@ class StagedRun {
         if (!end_.empty()) c.model.init_from = end_.string();
         const auto [model, weights] = starting_point(c);
         const ProcessGrid grid(world_, int(c.parallel.expert), c.parallel.exchange, start_.host);
-        report_selfcheck(c, start_.device, grid, model, weights);
+        const Teacher teacher = load_teacher(c, model, start_.device);
+        report_selfcheck(c, engine_options(c, start_.device, teacher), grid, model, weights);
       }
   }
 

@@ -10,6 +10,7 @@ StepMetrics metrics_of(const StepResult& r, const TrainConfig& config, const Mod
                        Device device, double seconds) {
   StepMetrics m;
   m.loss = r.loss;
+  m.teacher_kl = r.teacher_kl;
   for (std::size_t d = 0; d < r.domain_loss.size(); ++d)
     m.domain_loss[config.data.train[d].domain] = r.domain_loss[d];
   describe_routing(r.routing, m);

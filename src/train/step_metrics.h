@@ -28,5 +28,9 @@ std::map<std::string, std::int64_t> peak_memory(Device device);
 /// even routing taken for granted, with routed heads.
 /// Recomputation is not counted.
 double step_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length);
+/// Those of the forward pass alone, a third: what a teacher costs.
+inline double forward_flops(const ModelConfig& config, std::int64_t tokens, std::int64_t length) {
+  return step_flops(config, tokens, length) / 3;
+}
 
 }  // namespace moe

@@ -81,16 +81,21 @@ StepStatistics::StepStatistics(const ModelConfig& config, std::int64_t domains, 
     attention_routers_.emplace(config.layers, config.attention_moe.experts, device);
 }
 
-void StepStatistics::add_tokens(const Tensor& token_loss, const Tensor& labels,
+void StepStatistics::add_tokens(const ModelLoss& loss, const Tensor& labels,
                                 std::span<const std::int32_t> domains) {
-  tokens_.push_back({token_loss, labels, {domains.begin(), domains.end()}});
+  taught_ = loss.token_divergence.defined();
+  tokens_.push_back(
+      {loss.token_loss, loss.token_divergence, labels, {domains.begin(), domains.end()}});
 }
 
 void StepStatistics::count(const Tokens& tokens) {
   const std::int64_t length = tokens.labels.cols();
   const auto* label = tokens.labels.data<std::int32_t>();
   const Tensor host = tokens.loss.to(Device::cpu);
+  const Tensor divergence = taught_ ? tokens.divergence.to(Device::cpu) : Tensor();
   for_accumulator(host.dtype(), [&]<class A>(A) {
+    for (std::int64_t t = 0; taught_ && t < divergence.size(); ++t)
+      divergence_ += double(divergence.data<A>()[t]);
     for (std::int64_t s = 0; s < tokens.labels.rows(); ++s) {
       double sum = 0;
       std::int64_t count = 0;
@@ -110,17 +115,20 @@ void StepStatistics::finish(Communicator& world, std::int64_t labelled, StepResu
   Row row;
   row.put(domain_loss_);
   row.put(domain_tokens_);
+  row.put(std::span(&divergence_, 1));
   put(row, routers_);
   put(row, attention_routers_);
   row.sum(world);
 
   const std::size_t domains = domain_loss_.size();
   const auto loss = row.take(domains), tokens = row.take(domains);
+  const double divergence = row.take(1)[0];
   for (std::size_t d = 0; d < domains; ++d)
     result.domain_loss.push_back(tokens[d] > 0 ? loss[d] / tokens[d]
                                                : std::numeric_limits<double>::quiet_NaN());
-  result.loss =
-      std::accumulate(loss.begin(), loss.end(), 0.0) / double(std::max<std::int64_t>(labelled, 1));
+  const auto labels = double(std::max<std::int64_t>(labelled, 1));
+  result.loss = std::accumulate(loss.begin(), loss.end(), 0.0) / labels;
+  if (taught_) result.teacher_kl = divergence / labels;
   take(row, routers_, result.routing);
   take(row, attention_routers_, result.attention_routing);
 }

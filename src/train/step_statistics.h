@@ -12,6 +12,7 @@
 namespace moe {
 
 class Communicator;
+struct ModelLoss;
 struct StepResult;
 
 /// What a step counts and sums, first on this rank over its micro-batches, then over all ranks.
@@ -20,9 +21,9 @@ class StepStatistics {
   /// device: the model's.
   StepStatistics(const ModelConfig& config, std::int64_t domains, Device device);
 
-  /// token_loss: acc[tokens], 0 where the label is -1; labels: i32[sequences, length]; domains: of
-  /// each sequence. Both tensors are read by finish(): nothing waits for the device before.
-  void add_tokens(const Tensor& token_loss, const Tensor& labels,
+  /// labels: i32[sequences, length]; domains: of each sequence. Tensors are read by finish():
+  /// nothing waits for the device before.
+  void add_tokens(const ModelLoss& loss, const Tensor& labels,
                   std::span<const std::int32_t> domains);
 
   /// For ForwardContext::statistics; nullptr for a dense model.
@@ -37,13 +38,15 @@ class StepStatistics {
 
  private:
   struct Tokens {
-    Tensor loss, labels;
+    Tensor loss, divergence, labels;
     std::vector<std::int32_t> domains;
   };
   void count(const Tokens& tokens);
 
   std::vector<Tokens> tokens_;
   std::vector<double> domain_loss_, domain_tokens_;
+  bool taught_ = false;
+  double divergence_ = 0;  // summed over tokens
   std::optional<RouterStatistics> routers_, attention_routers_;
 };
 

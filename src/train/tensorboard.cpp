@@ -39,6 +39,7 @@ class Scalars {
 
 void add_losses(const StepMetrics& m, Scalars& s) {
   s.add("train/loss", m.loss);
+  s.add("train/teacher_kl", m.teacher_kl.value_or(NAN));
   s.add_all("train/loss_by_domain/", m.domain_loss);
   s.add_all("held_out/", m.held_out_loss);
 }

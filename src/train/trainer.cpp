@@ -40,6 +40,10 @@ std::string experts_of(const ModelConfig& m) {
   return text;
 }
 
+std::string text_of_teacher(const std::string& checksum) {
+  return checksum.empty() ? "none" : "the one of checksum " + checksum;
+}
+
 /// A checkpoint's weights, and initial ones of what the model has beside them.
 ParameterRows weights_for(const ModelConfig& model, std::shared_ptr<const CheckpointReader> reader,
                           std::int64_t seed) {
@@ -68,8 +72,11 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     std::tie(model, weights) = starting_point(config_);
   }
   frozen_ = require_trainable(config_, model, world.size());
-  if (start_.selfcheck) report_selfcheck(config_, start_.device, grid_, model, weights);
-  engine_ = std::make_unique<Engine>(model, engine_options(config_, start_.device), grid_, weights);
+  const Teacher teacher = load_teacher(config_, model, start_.device);
+  teacher_ = teacher.checksum;
+  const EngineOptions options = engine_options(config_, start_.device, teacher);
+  if (start_.selfcheck) report_selfcheck(config_, options, grid_, model, weights);
+  engine_ = std::make_unique<Engine>(model, options, grid_, weights);
   drills_ = std::make_unique<const FaultDrills>(start_.faults, world.rank(), world.size(),
                                                 model.moe.experts);
   data_ = std::make_unique<RunData>(open_data(config_, model));
@@ -84,6 +91,9 @@ Trainer::Trainer(TrainConfig config, const StartOptions& start, Communicator& wo
     progress_ = checkpoints_->restore(*reader);
     guard_.set_state(progress_.guard);
     log_info("resuming {} after step {}", reader->folder().string(), progress_.step);
+    if (progress_.teacher != teacher_)
+      warn_once("the teacher is {}, the checkpoint's was {}: the divergence is from another model",
+                text_of_teacher(teacher_), text_of_teacher(progress_.teacher));
   } else if (!start_.optimizer_from.empty()) {
     const CheckpointReader before(start_.optimizer_from);
     load_moments_and_counts(*engine_, before);
@@ -156,6 +166,11 @@ void Trainer::print_start() const {
            m.hidden_size, experts_of(m), double(count.total) / 1e6, double(count.activated) / 1e6);
   if (frozen_.frozen > 0) log_info("{}", to_text(frozen_));
   const std::int64_t tokens = config_.batch.global * config_.data.sequence_length;
+  if (const Transformer* teacher = engine_->teacher())
+    log_info("learns from {}: {:.4g} M parameters on every rank, {:.4g} FLOPs a step; {}",
+             config_.distill.teacher, double(count_parameters(teacher->config()).total) / 1e6,
+             forward_flops(teacher->config(), tokens, config_.data.sequence_length),
+             to_text(config_.distill));
   log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
            config_.batch.global, config_.data.sequence_length, tokens, progress_.step + 1,
            config_.train.steps, step_flops(m, tokens, config_.data.sequence_length));
@@ -311,6 +326,7 @@ RunProgress Trainer::progress() const {
   RunProgress whole = progress_;
   whole.optimizer_steps = engine_->optimizer().steps();
   whole.guard = guard_.state();
+  whole.teacher = teacher_;
   return whole;
 }
 

@@ -85,6 +85,7 @@ class Trainer {
   Communicator& world_;
   const ProcessGrid grid_;
   FrozenPlan frozen_;
+  std::string teacher_;  // Teacher::checksum
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<const RunData> data_;
   std::unique_ptr<BatchFeed> feed_;

@@ -89,5 +89,61 @@ TEST(CudaCrossEntropy, NaNAndInfinityReachTheLossAndTheGradientOfTheirRow) {
   }
 }
 
+/// One call without a gradient, two with one written over the student's logits.
+void expect_same_distillation(const Tensor& logits, const Tensor& teacher, const Tensor& labels,
+                              double slack = 4) {
+  const Tensor blank = poisoned({logits.rows()}, logits.dtype());
+  expect_agreement(
+      [](Backend& b, auto& out, const auto& in) {
+        b.distillation(out[0], out[1], out[2], in[0], in[1], {1, 0, 0});
+        b.distillation(out[3], out[4], out[5], in[0], in[1], {1, 0.25, 0.5});
+        b.distillation(out[6], out[7], out[8], in[0], in[1], {2, 0.25, 0.5});
+      },
+      {blank, blank, logits, blank, blank, logits, blank, blank, logits}, {teacher, labels}, slack);
+}
+
+TEST(CudaDistillation, AgreesOnRowsOfAnyLength) {
+  for (const auto& [dtype, tolerance] : kAccumulators)
+    for (const std::int64_t cols : {1, 3, 4, 33, 257, 1000, 4099}) {
+      SCOPED_TRACE(str(name(dtype), " ", cols));
+      const std::int64_t rows = cols > 4000 ? 2 : 7;
+      const Tensor labels = random_indices({rows}, -1, std::int32_t(cols - 1), 2);
+      labels.data<std::int32_t>()[0] = std::int32_t(cols - 1);
+      labels.data<std::int32_t>()[1] = -1;
+      expect_same_distillation(random_tensor({rows, cols}, dtype, 1, 4),
+                               random_tensor({rows, cols}, dtype, 3, 4), labels);
+    }
+}
+
+TEST(CudaDistillation, NoRowsAndMoreRowsThanBlocksAgree) {
+  for (const std::int64_t rows : {0, 4100}) {
+    const Tensor blank = poisoned({rows}, DType::f32),
+                 logits = random_tensor({rows, 9}, DType::f32, 1);
+    expect_agreement(
+        [](Backend& b, auto& out, const auto& in) {
+          b.distillation(out[0], out[1], out[2], in[0], in[1], {2, 1, 1});
+        },
+        {blank, blank, logits},
+        {random_tensor({rows, 9}, DType::f32, 3), random_indices({rows}, -1, 8, 2)}, 4);
+  }
+}
+
+TEST(CudaDistillation, TokensThatAreRuledOutAndNaNAgree) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const Tensor teacher = from_doubles({2, 3}, DType::f32, {0, 0, -infinity, 0, 0, 0});
+  expect_same_distillation(from_doubles({2, 3}, DType::f32, {0, 0, 0, 1, 2, 3}), teacher,
+                           Tensor::of<std::int32_t>({2}, {0, 2}));
+  Tensor loss = poisoned({1}, DType::f32).to(tested_device()), divergence = loss.clone();
+  Tensor x = from_doubles({1, 3}, DType::f32, {0, 1, 2}).to(tested_device());
+  const Tensor bad =
+      from_doubles({1, 3}, DType::f32, {0, std::numeric_limits<double>::quiet_NaN(), 0})
+          .to(tested_device());
+  tested_backend().distillation(loss, divergence, x, bad,
+                                Tensor::of<std::int32_t>({1}, {0}).to(tested_device()), {1, 1, 1});
+  EXPECT_TRUE(std::isfinite(to_doubles(loss.to(Device::cpu))[0]));
+  EXPECT_TRUE(std::isnan(to_doubles(divergence.to(Device::cpu))[0]));
+  EXPECT_TRUE(std::isnan(to_doubles(x.to(Device::cpu))[0]));
+}
+
 }  // namespace
 }  // namespace moe

@@ -102,6 +102,51 @@ TEST(DenseOps, CrossEntropyScalesWithTheGradientItReceives) {
       {random_f64({2, 3}, 1), random_f64({4, 3}, 2)});
 }
 
+TEST(DenseOps, DistillationGradientsMatchCentralDifferencesAndSkipUnscoredRows) {
+  const Tensor labels = indices({4}, {1, -1, 0, 6});
+  for (const auto& [temperature, weight, loss_weight] :
+       {std::tuple(1.0, 0.5, 1.5), {3.0, 0.5, 0.0}, {2.0, 0.0, 1.0}}) {
+    const ops::Taught taught{random_f64({4, 5}, 3), random_f64({7, 5}, 4), temperature, weight,
+                             loss_weight};
+    expect_gradients(
+        [&](const auto& in) {
+          return ops::linear_cross_entropy(in[0], in[1], labels, 0.25, taught).loss;
+        },
+        {random_f64({4, 3}, 1), random_f64({7, 3}, 2)});
+  }
+}
+
+TEST(DenseOps, ATeacherInAllChunksGivesTheLossOfItsRowsAlone) {
+  // More rows than one chunk of 32 MB holds.
+  const std::int64_t rows = 40, vocabulary = 1 << 18;
+  const Tensor x = random_f64({rows, 2}, 1), head = random_f64({vocabulary, 2}, 2),
+               tx = random_f64({rows, 3}, 3), th = random_f64({vocabulary, 3}, 4);
+  const Tensor labels = Tensor::zeros({rows}, DType::i32);
+  const auto loss = [&](std::int64_t first, std::int64_t n) {
+    return ops::linear_cross_entropy(Variable::constant(x.slice(first, n)),
+                                     Variable::constant(head), labels.slice(first, n), 1,
+                                     {tx.slice(first, n), th, 2, 1, 1});
+  };
+  const ops::CrossEntropy all = loss(0, rows);
+  for (const std::int64_t row : {0, 15, 16, 39})
+    EXPECT_DOUBLE_EQ(all.token_divergence.data<double>()[row],
+                     loss(row, 1).token_divergence.data<double>()[0]);
+}
+
+TEST(DenseOps, ATeacherOfOtherRowsOrAnotherVocabularyIsRefused) {
+  const Variable x = Variable::constant(random_f64({4, 3}, 1)),
+                 head = Variable::constant(random_f64({7, 3}, 2));
+  const Tensor labels = indices({4}, {1, 1, 1, 1});
+  const auto refuses = [&](const ops::Taught& taught) {
+    EXPECT_THROW(ops::linear_cross_entropy(x, head, labels, 1, taught), Error);
+  };
+  refuses({random_f64({3, 5}, 3), random_f64({7, 5}, 4)});
+  refuses({random_f64({4, 5}, 3), random_f64({8, 5}, 4)});
+  refuses({random_f64({4, 5}, 3), random_f64({7, 6}, 4)});
+  refuses({random_f64({4, 5}, 3), random_f64({7, 5}, 4), 0});
+  refuses({random_f64({4, 5}, 3), random_f64({7, 5}, 4), 1, 0, 0});
+}
+
 TEST(DenseOps, ExpertFfnGradientsMatchCentralDifferencesWithUnevenAndIdleExperts) {
   expect_gradients(
       [](const auto& in) {

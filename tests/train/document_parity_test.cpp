@@ -132,6 +132,12 @@ TEST(DocumentParity, PackedIsUnpackedInADenseModel) {
   expect_packed_equals_alone(c, parity_options(DType::f64));
 }
 
+TEST(DocumentParity, PackedIsUnpackedToTheTeacher) {
+  ModelConfig c = parity_model();
+  c.moe.gate_noise = false;
+  expect_packed_equals_alone(c, taught(parity_options(DType::f64)));
+}
+
 TEST(DocumentParity, PackedIsUnpackedWithExperts) {
   ModelConfig c = parity_model();
   c.moe.gate_noise = false;

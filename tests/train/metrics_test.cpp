@@ -99,6 +99,7 @@ TEST_F(Metrics, NumbersKeepEveryBitAndNaNIsNull) {
   EXPECT_EQ(j.at("exposed_comm_by_phase").at("dispatch"), 0.0075);
   EXPECT_EQ(j.at("memory_bytes").at("total"), std::int64_t{1} << 40);
   EXPECT_FALSE(j.contains("held_out_loss"));
+  EXPECT_FALSE(j.contains("teacher_kl"));
   EXPECT_FALSE(nlohmann::json::parse(to_json(StepMetrics{})).contains("expert_load"));
   EXPECT_TRUE(nlohmann::json::parse(to_json(StepMetrics{})).at("loss").is_null());
 }
@@ -176,8 +177,9 @@ TEST_F(Metrics, ProgressIsOneReadableLine) {
   StepMetrics m;
   m.step = 7;
   m.loss = 2;
+  m.teacher_kl = 0.5;
   m.held_out_loss = {{"web", 3.25}};
-  EXPECT_EQ(progress_line(m, 9, NAN), "step 7/9 | loss 2.0000 | held-out web 3.2500");
+  EXPECT_EQ(progress_line(m, 9, NAN), "step 7/9 | loss 2.0000 | kl 0.5000 | held-out web 3.2500");
   EXPECT_EQ(progress_line(StepMetrics{}, 9, 61), "step 0/9 | 1m01s left");
 }
 

@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "kernels/backend.h"
 #include "train/engine.h"
+#include "train/model_source.h"
 
 namespace moe::testing {
 
@@ -73,6 +74,25 @@ inline EngineOptions parity_options(DType dtype) {
   o.router.z = 0.004;
   o.attention_router = o.router;
   return o;
+}
+
+/// A dense model of another width and depth than parity_model().
+inline ModelConfig dense_teacher() {
+  ModelConfig c = parity_model();
+  c.moe = {};
+  c.hidden_size = 24;
+  c.head_dim = 6;
+  c.layers = 2;
+  return c;
+}
+
+/// With a teacher of the rank's own, as programs have it, that counts beside the labels.
+inline EngineOptions taught(EngineOptions options, const ModelConfig& teacher = dense_teacher(),
+                            std::uint64_t seed = 9) {
+  const auto loaded = std::make_shared<const LoadedModel>(
+      ModelSource{teacher, initial_weights(teacher, seed), {}}, options.dtype, options.device);
+  options.teacher = {loaded, &loaded->model()};
+  return options;
 }
 
 struct GlobalBatch {
@@ -212,6 +232,8 @@ inline std::string differences(const Outcome& got, const Outcome& want,
       report += str(what, ": ", a, " instead of ", b, "\n");
   };
   scalar("loss", got.first.loss, want.first.loss);
+  scalar("divergence from the teacher", got.first.teacher_kl.value_or(0),
+         want.first.teacher_kl.value_or(0));
   scalar("gradient norm", got.first.grad_norm, want.first.grad_norm);
   const auto routing = [&](const RoutingResult& a, const RoutingResult& b) {
     if (a.loads != b.loads) report += "routing differs\n";
