@@ -18,6 +18,9 @@
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define MOE_VECTORIZE \
   __attribute__((flatten, target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+/// Where one body does not serve all of them: versions of a function, each marked with "arch=" and
+/// one of these names or with "default", of which the loader picks.
+#define MOE_VERSION(processor) __attribute__((flatten, target(processor)))
 #else
 #define MOE_VECTORIZE
 #endif

@@ -80,6 +80,8 @@ TEST(Gemm, OfFewRowsDoesNotDependOnThreads) {
 }
 
 TEST(Gemm, LongSumsAreCutIntoPanels) {
+  expect_product(kTypes[0], {290, 20, 520}, true, false, 1);
+  expect_product(kTypes[0], {20, 290, 520}, false, true, 1);
   expect_product({DType::bf16, DType::f32, 1e-5}, {70, 66, 17000}, true, false, 1);
   expect_product({DType::bf16, DType::bf16, 4e-3}, {70, 66, 17000}, false, true, 1);
 }
@@ -119,13 +121,13 @@ TEST(Gemm, ProductsOfNanLeaveNothingBehind) {
 }
 
 TEST(Gemm, InF64EveryElementIsAnAscendingSumWhateverTheShapeAndTheThreads) {
-  const std::int64_t m = 70, n = 140, k = 133;
+  const std::int64_t m = 300, n = 330, k = 270;
   const Tensor a = random_tensor({m, k}, DType::f64, 1), b = random_tensor({n, k}, DType::f64, 2);
   Tensor c = poisoned({m, n}, DType::f64);
   cpu_backend().gemm(c, a, false, b, true, 0);
   for (const int threads : {1, 3}) {
     const OpenMpThreads scope(threads);
-    for (const std::int64_t row : {0, 1, 69}) {
+    for (const std::int64_t row : {0, 1, 299}) {
       Tensor alone = poisoned({1, n}, DType::f64);
       cpu_backend().gemm(alone, a.slice(row, 1), false, b, true, 0);
       EXPECT_TRUE(same_bits(alone, c.slice(row, 1))) << "row " << row << ", " << threads;
@@ -137,12 +139,12 @@ TEST(Gemm, InF64EveryElementIsAnAscendingSumWhateverTheShapeAndTheThreads) {
 }
 
 TEST(Gemm, InF64AccumulatingPartsOfASumIsTheWholeSum) {
-  const std::int64_t m = 9, n = 21, k = 100;
+  const std::int64_t m = 9, n = 21, k = 600;
   const Tensor a = random_tensor({k, m}, DType::f64, 1), b = random_tensor({k, n}, DType::f64, 2);
   Tensor whole = poisoned({m, n}, DType::f64), parts = poisoned({m, n}, DType::f64);
   cpu_backend().gemm(whole, a, true, b, false, 0);
-  cpu_backend().gemm(parts, a.slice(0, 37), true, b.slice(0, 37), false, 0);
-  cpu_backend().gemm(parts, a.slice(37, 63), true, b.slice(37, 63), false, 1);
+  cpu_backend().gemm(parts, a.slice(0, 337), true, b.slice(0, 337), false, 0);
+  cpu_backend().gemm(parts, a.slice(337, 263), true, b.slice(337, 263), false, 1);
   EXPECT_TRUE(same_bits(whole, parts));
 }
 
