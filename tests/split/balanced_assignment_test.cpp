@@ -68,6 +68,35 @@ TEST(BalancedAssignment, FindsTheLeastCostOfAllAssignments) {
   }
 }
 
+TEST(BalancedAssignment, FindsItWithOneLargeBinToo) {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    Problem p = random_problem(9, 3, seed, seed % 2 ? 1000 : 4);
+    p.sizes = {2, 1, 6};
+    std::vector<std::int64_t> prices(3, 0);
+    const auto labels = balanced_assignment(p.costs, p.sizes, prices);
+    expect_valid_and_optimal(p, labels, prices);
+    EXPECT_EQ(cost_of(p, labels), brute_force(p)) << "seed " << seed;
+  }
+}
+
+// Neurons of a layer: what each expert's tokens lose without one is less than what all tokens
+// lose, and only a quarter of them can be shared.
+TEST(BalancedAssignment, SharesTheNeuronsOfALargeLayerOptimally) {
+  const Philox random(3, RandomPurpose::test);
+  Problem p{{}, std::vector<std::int64_t>(12, 344)};
+  p.sizes.push_back(1376);
+  for (std::uint64_t i = 0; i < 5504; ++i) {
+    const double energy = std::exp(1.5 * random.normal(i));
+    for (std::uint64_t e = 0; e < 12; ++e) {
+      const double share = 0.3 + 0.03 * random.normal(10000 + 16 * i + e) + (e == i % 5 ? 0.3 : 0);
+      p.costs.push_back(-std::llround(energy * share * 0x1p30));
+    }
+    p.costs.push_back(-std::llround(energy * 0x1p30));
+  }
+  std::vector<std::int64_t> prices(13, 0);
+  expect_valid_and_optimal(p, balanced_assignment(p.costs, p.sizes, prices), prices);
+}
+
 TEST(BalancedAssignment, PricesProveTheOptimumOfALargeProblem) {
   Problem p = random_problem(5000, 16, 7, 1'000'000);
   for (std::size_t i = 0; i < p.items(); ++i) p.costs[i * 16 + i % 3] /= 2;  // three popular bins
