@@ -6,14 +6,17 @@
 # the runs' own files.
 #
 #   launch/study.sh [--model FOLDER --train SHARD... --held-out SHARD...] [--arms FILE] [--seeds N]
-#                   [--steps N] [--length N] [--output FOLDER] [--fresh] [--programs FOLDER]
+#                   [--steps N] [--length N] [--calibration-tokens N] [--config FILE] [--gap NATS]
+#                   [--output FOLDER] [--fresh] [--programs FOLDER]
 #
 # --model: a Hugging Face LLaMA, with token shards of its tokenizer, one or more of each domain;
 # default: a model of configs/study/dense.yaml, trained on the texts of launch/demo.sh, which are
 # made first. --arms: default configs/study/arms.txt. --seeds: default 3; --steps: of each run, of
-# 2048 tokens, default 60; --length: of a sequence, default 256. QUICK=1 in the environment: one seed,
-# 20 steps. Everything lands in study/ or --output; runs that are finished are kept by the next call;
-# --fresh starts anew. docs/study.md shows what came of it.
+# 2048 tokens, default 60; --length: of a sequence, default 256; --config: of the training, default
+# configs/study/train.yaml; --gap: a table of the tokens that close shares of it (moe-report study).
+# --calibration-tokens: of the training text, for the splits, default 8192. QUICK=1 in the environment:
+# one seed, 20 steps. Everything lands in study/ or --output; runs that are finished are kept by the
+# next call; --fresh starts anew. docs/study.md shows what came of it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . launch/stages.sh
@@ -24,7 +27,10 @@ model=
 train=()
 held_out=()
 arms=configs/study/arms.txt
+config=configs/study/train.yaml
+gap=()
 length=256
+calibration_tokens=8192
 seeds=3 steps=60
 [ -z "${QUICK:-}" ] || seeds=1 steps=20
 fresh=false
@@ -48,7 +54,8 @@ while [ $# -gt 0 ]; do
       [ ${#files[@]} -gt 0 ] || fail "$option needs files"
       if [ "$option" = --train ]; then train=("${files[@]}"); else held_out=("${files[@]}"); fi
       ;;
-    --model | --arms | --seeds | --steps | --length | --output | --programs)
+    --model | --arms | --seeds | --steps | --length | --calibration-tokens | --config | --gap | \
+      --output | --programs)
       [ $# -gt 1 ] || fail "$1 needs a value"
       case $1 in
         --model) model=$(realpath "$2") ;;
@@ -56,20 +63,23 @@ while [ $# -gt 0 ]; do
         --seeds) seeds=$2 ;;
         --steps) steps=$2 ;;
         --length) length=$2 ;;
+        --calibration-tokens) calibration_tokens=$2 ;;
+        --config) config=$(realpath "$2") ;;
+        --gap) gap=(--gap "$2") ;;
         --output) work=$2 ;;
         --programs) programs=$(realpath "$2") ;;
       esac
       shift
       ;;
     -h | --help)
-      sed -n '3,19s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '3,23s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit
       ;;
     *) fail "unknown argument '$1' (see --help)" ;;
   esac
   shift
 done
-[ -f "$arms" ] || fail "$arms: no such file"
+for file in "$arms" "$config"; do [ -f "$file" ] || fail "$file: no such file"; done
 [[ $seeds =~ ^[1-9][0-9]*$ && $steps =~ ^[1-9][0-9]*$ && $length =~ ^[1-9][0-9]*$ ]] ||
   fail '--seeds, --steps and --length are positive numbers'
 given=0
@@ -116,29 +126,37 @@ sources() {
   echo "[${entries%, }]"
 }
 
-# run_arm NAME SEED OPTION...: one split and its training. What was left half done is made again.
+# run_arm NAME SEED OPTION... [-- KEY=VALUE...]: one split and its training, for which MODEL in a value
+# is the dense model. What was left half done is made again.
 run_arm() {
-  local name=$1 seed=$2 folder=$work/runs/$1/seed-$2 start=$model
+  local seed=$2 folder=$work/runs/$1/seed-$2 start=$model options=() settings=()
   shift 2
+  while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    options+=("$1")
+    shift
+  done
+  for setting in "${@:2}"; do settings+=(--set "${setting//MODEL/$model}"); done
   rm -rf "$folder"
   mkdir -p "$folder"
-  if [ "$1" != - ]; then
+  if [ "${options[0]}" != - ]; then
     moe-split --input "$model" --output "$folder/split" --format native --seed "$seed" \
-      --calibration "${train[@]}" --calibration-tokens 8192 --calibration-length "$length" "$@"
+      --calibration "${train[@]}" --calibration-tokens "$calibration_tokens" \
+      --calibration-length "$length" "${options[@]}"
     start=$folder/split
   fi
   moe-eval loss --model "$start" --data "${held_out[@]}" --length "$length" --json \
     > "$folder/before.json"
-  moe-train --config configs/study/train.yaml --init-from "$start" --set run.folder="$folder/run" \
+  moe-train --config "$config" --init-from "$start" --set run.folder="$folder/run" \
     --set run.seed="$seed" --set data.sequence_length="$length" \
     --set batch.global=$((2048 / length > 0 ? 2048 / length : 1)) \
     --set train.steps="$steps" --set train.eval_every=$((steps < 4 ? 1 : steps / 4)) \
-    --set data.train="$(sources "${train[@]}")" --set data.held_out="$(sources "${held_out[@]}")"
+    --set data.train="$(sources "${train[@]}")" --set data.held_out="$(sources "${held_out[@]}")" \
+    "${settings[@]}"
   rm -rf "$folder/run/checkpoints" "$folder/split/"*.safetensors
 }
 
 stage_report() {
-  moe-report study "$work/runs" --model "$model" --output "$work/study.md" --pictures "$work"
+  moe-report study "$work/runs" --model "$model" --output "$work/study.md" --pictures "$work" "${gap[@]}"
 }
 
 # ---- running them -------------------------------------------------------------------------------
@@ -161,7 +179,7 @@ cp "$arms" "$work/runs/arms.txt"
 for ((seed = 1; seed <= seeds; seed++)); do
   for line in "${lines[@]}"; do
     read -ra words <<< "$line"
-    [ ${#words[@]} -ge 3 ] || fail "$arms: '$line' is no line of GROUPS NAME OPTIONS"
+    [ ${#words[@]} -ge 3 ] || fail "$arms: '$line' is no line of GROUPS NAME OPTIONS [-- SETTINGS]"
     id=${words[1]}_seed_$seed
     eval "stage_$id() { run_arm \"\${words[1]}\" \"\$seed\" \"\${words[@]:2}\"; }"
     stage "$id" "${words[1]}, seed $seed"

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "report/run_page.h"
 #include "report/run_summary.h"
 #include "report/study.h"
+#include "report/study_gap.h"
 #include "report/svg_file.h"
 
 namespace moe {
@@ -39,6 +41,9 @@ const ProgramText kText = {
 
   The table and the pictures of launch/study.sh:
     moe-report study study/runs --output study.md --pictures study
+
+  How many tokens of training close 50, 80 and 90 % of a gap of 0.6 nats:
+    moe-report study study/runs --gap 0.6
 )"};
 
 struct Arguments {
@@ -88,6 +93,7 @@ int report(const Arguments& a) {
 
 struct StudyArguments {
   std::string folder, model, output, pictures;
+  double gap = 0;
   bool json = false;
 };
 
@@ -96,14 +102,19 @@ int report_study(const StudyArguments& a) {
   for (const std::string& note : study.notes) log_warning("{}", note);
   const std::int64_t dense =
       a.model.empty() ? 0 : count_parameters(ModelFolder(a.model).config()).total;
-  const std::string table = study_markdown(study, dense);
+  std::string table = study_markdown(study, dense);
+  std::optional<StudyGap> gap;
+  if (a.gap != 0) {
+    gap = gap_of(study, a.gap);
+    table += "\n" + gap_markdown(study, *gap);
+  }
   if (!a.output.empty()) write_page(a.output, table);
   if (!a.pictures.empty()) {
     MOE_REQUIRE(fs::is_directory(a.pictures), a.pictures, ": is no folder to write pictures in");
     for (const std::string& group : study.groups)
       write_page(fs::path(a.pictures) / (group + ".svg"), svg_file(study_chart(study, group)));
   }
-  fmt::print("{}", a.json ? study_json(study) : table);
+  fmt::print("{}", a.json ? study_json(study, gap ? &*gap : nullptr) : table);
   return kExitOk;
 }
 
@@ -112,6 +123,10 @@ Action define_study(CLI::App& app) {
   app.add_option("folder", a->folder, "Folder of launch/study.sh that holds arms.txt")->required();
   app.add_option("--model", a->model, "The dense model, to count its parameters");
   app.add_option("--output", a->output, "Markdown file to write: the table");
+  app.add_option(
+      "--gap", a->gap,
+      "Nats that a split of these sizes loses at least: a table of the tokens that close "
+      "50, 80 and 90 % of them");
   app.add_option("--pictures", a->pictures, "Folder for GROUP.svg, the curves of each group");
   app.add_flag("--json", a->json, "Print one JSON object");
   return [a] { return report_study(*a); };

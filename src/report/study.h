@@ -57,8 +57,9 @@ Study read_study(const std::filesystem::path& folder);
 /// One table of all arms, in Markdown: means over the seeds, and their standard deviation where
 /// there are several. `dense_parameters`: of the dense model, 0 if unknown.
 std::string study_markdown(const Study& study, std::int64_t dense_parameters);
-/// The same numbers, and those of every run.
-std::string study_json(const Study& study);
+struct StudyGap;  // study_gap.h
+/// The same numbers, and those of every run; with a gap the tokens that close it, too.
+std::string study_json(const Study& study, const StudyGap* gap = nullptr);
 /// The arms of a group: held-out loss over tokens, means over the seeds.
 LineChart study_chart(const Study& study, const std::string& group);
 

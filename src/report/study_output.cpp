@@ -8,6 +8,7 @@
 
 #include "core/readable.h"
 #include "report/study.h"
+#include "report/study_gap.h"
 
 namespace moe {
 namespace {
@@ -67,6 +68,16 @@ ordered_json balance_json(const std::optional<RouterBalance>& b) {
   return {{"load_max_over_mean", b->load_max}, {"load_cv", b->load_cv}, {"entropy", b->entropy}};
 }
 
+/// Tokens by per cent of the gap.
+ordered_json closing_json(const StudyRun& run, const StudyGap& gap) {
+  ordered_json j;
+  for (const double share : kGapShares) {
+    const std::optional<double> tokens = tokens_to_close(run, gap, share);
+    j[fmt::format("{:.0f}", 100 * share)] = tokens ? ordered_json(*tokens) : nullptr;
+  }
+  return j;
+}
+
 }  // namespace
 
 std::string study_markdown(const Study& study, std::int64_t dense_parameters) {
@@ -103,15 +114,17 @@ std::string study_markdown(const Study& study, std::int64_t dense_parameters) {
   return text;
 }
 
-std::string study_json(const Study& study) {
+std::string study_json(const Study& study, const StudyGap* gap) {
   ordered_json arms = ordered_json::array();
   for (const StudyArm& arm : study.arms) {
     ordered_json runs = ordered_json::array();
-    for (const StudyRun& run : arm.runs)
+    for (const StudyRun& run : arm.runs) {
       runs.push_back({{"seed", run.seed},
                       {"losses", run.losses},
                       {"experts", balance_json(run.experts)},
                       {"attention", balance_json(run.attention)}});
+      if (gap != nullptr && arm.split) runs.back()["tokens_to_close"] = closing_json(run, *gap);
+    }
     const auto mean = [&](double (StudyRun::*value)() const) {
       return over_seeds(arm, [&](const StudyRun& run) { return (run.*value)(); }).mean;
     };

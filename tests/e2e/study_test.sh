@@ -25,15 +25,17 @@ cat > arms.txt << 'ARMS'
 # groups name options
 all dense -
 all gradient --experts 4 --top-k 2 --method gradient --importance-from inputs --gate centers
-all,attention queries --experts 4 --top-k 2 --attention queries --attention-top-k 1 --attention-gate centers
+all,attention queries --experts 4 --top-k 2 --attention queries --attention-top-k 1 --attention-gate centers -- distill.teacher=MODEL optimizer.learning_rate=0.002
 ARMS
 study=(launch/study.sh --programs "$programs" --model model --train train.h5 --held-out held-out.h5
-  --arms arms.txt --seeds 2 --steps 4 --length 32)
+  --arms arms.txt --seeds 2 --steps 4 --length 32 --gap 0.01)
 "${study[@]}" > study.log 2>&1 || { cat study.log study/logs/*; fail 'the study failed'; }
 
 # cell ARM COLUMN: the first number of a cell of the table.
-cell() { awk -F'|' -v arm=" $1 " -v column="$2" '$2 == arm { print $(column + 1) }' study/study.md |
-  awk '{ print $1 }'; }
+cell() {
+  awk -F'|' -v arm=" $1 " -v column="$2" 'NF > 9 && $2 == arm { print $(column + 1) }' \
+    study/study.md | awk '{ print $1 }'
+}
 # average KEY FILE...: over the last number that each file has for it.
 average() {
   local key=$1 file
@@ -62,6 +64,12 @@ done
 grep -q '>queries<' study/all.svg || fail 'no picture'
 [ -s study/attention.svg ] || fail 'no picture of the second group'
 [ -z "$(find study/runs -name '*.h5')" ] || fail 'checkpoints were left'
+
+grep -Eq '^\| queries \| [-0-9.]+ \|.* \| [-0-9.]+ \|$' study/study.md ||
+  fail "no tokens that close the gap: $(cat study/study.md)"
+has "teacher: .*$PWD/model" study/runs/queries/seed-1/run/config.yaml
+has 'learning_rate: 0.002' study/runs/queries/seed-1/run/config.yaml
+has 'learning_rate: 0.001' study/runs/gradient/seed-1/run/config.yaml
 
 rm study/done/queries_seed_2
 "${study[@]}" > again.log 2>&1 || { cat again.log; fail 'the second call failed'; }

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "report/study_gap.h"
 #include "report/svg_file.h"
 #include "support/test_folder.h"
 
@@ -127,6 +128,38 @@ TEST_F(StudyTest, ThePictureOfAGroupHasTheCurvesOfItsArms) {
   EXPECT_THAT(all.series[1].points, ElementsAre(Pair(0, 5.5), Pair(1499, 4.25), Pair(2999, 3.25)));
   ASSERT_EQ(some.series.size(), 1u);
   EXPECT_THAT(svg_file(all), AllOf(HasSubstr(">dense<"), HasSubstr(">experts<")));
+}
+
+TEST_F(StudyTest, TokensToCloseAGapLieBetweenTheLossesThatWereMeasured) {
+  Study study = read_study(folder_.path());
+  const StudyGap gap = gap_of(study, 2.0);      // above the dense model's 3
+  const StudyRun& run = study.arms[1].runs[0];  // 5 at first, 4 after 1500 tokens, 3 after 3000
+  EXPECT_EQ(tokens_to_close(run, gap, 0), 0);
+  EXPECT_EQ(tokens_to_close(run, gap, 0.25), 750);
+  EXPECT_EQ(tokens_to_close(run, gap, 0.5), 1500);
+  EXPECT_EQ(tokens_to_close(run, gap, 0.75), 2250);
+  EXPECT_EQ(tokens_to_close(run, gap, 1), 3000);
+  EXPECT_EQ(tokens_to_close(run, gap, 1.1), std::nullopt);
+  // The second seed reaches 4.5 after 1498 tokens and 3.5 after 2998.
+  const std::string table = gap_markdown(study, gap);
+  EXPECT_THAT(table, HasSubstr("| experts | 2.500 | 1.87k | 2.40k (1 of 2 seeds) | "
+                               "2.70k (1 of 2 seeds) | 1.000 |"));
+  EXPECT_THAT(table, Not(HasSubstr("| dense |")));
+  EXPECT_THAT(table, HasSubstr("gap of 2.000 nats a token is closed: the held-out loss is within "
+                               "the rest of 3.000"));
+  const auto j = nlohmann::json::parse(study_json(study, &gap));
+  EXPECT_EQ(j["arms"][1]["runs"][0]["tokens_to_close"]["50"], 1500);
+  EXPECT_TRUE(j["arms"][1]["runs"][1]["tokens_to_close"]["90"].is_null());
+  EXPECT_FALSE(j["arms"][0]["runs"][0].contains("tokens_to_close"));
+  study.arms[1].runs.erase(study.arms[1].runs.begin());
+  EXPECT_THAT(gap_markdown(study, gap), HasSubstr("| not reached | not reached | 1.250 |"));
+}
+
+TEST_F(StudyTest, AGapNeedsADenseModelAndNats) {
+  Study study = read_study(folder_.path());
+  EXPECT_THAT([&] { gap_of(study, -1); }, ThrowsMessage<InputError>(HasSubstr("positive")));
+  study.arms.erase(study.arms.begin());
+  EXPECT_THAT([&] { gap_of(study, 1); }, ThrowsMessage<InputError>(HasSubstr("dense model")));
 }
 
 TEST_F(StudyTest, RunsThatAreNotCompleteAreLeftOutWithANote) {
