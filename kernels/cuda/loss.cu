@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 /// A block per row, in three passes: the largest logits, the sums of exponentials, the gradient.
 /// Bytes moved: both rows of logits once, then from the L2 cache; one written with a gradient.
 template <class A>
-__global__ void __launch_bounds__(kMaxThreads)
+__global__ void __launch_bounds__(kMaxThreads, 1)
     distillation_kernel(A* loss, A* divergence, A* logits, const A* teacher,
                         const std::int32_t* labels, std::int64_t rows, std::int64_t cols,
                         A temperature, A loss_scale, A divergence_scale, bool whole) {

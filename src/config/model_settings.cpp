@@ -19,7 +19,7 @@ constexpr RouterKeys kFfnKeys = {"model.", "router.", ""};
 constexpr RouterKeys kAttentionKeys = {"model.attention.", "attention_router.",
                                        " in its attention"};
 
-void apply_router_settings(const TrainConfig::RouterSettings& m, double bias_update_rate,
+void apply_router_settings(const TrainConfig::RouterSettings& m, const RouterOptions& options,
                            std::int64_t layers, const RouterKeys& keys, RouterConfig& loaded) {
   MOE_REQUIRE(!m.experts || *m.experts == loaded.experts, keys.section, "experts is ", *m.experts,
               " but the loaded model has ", loaded.experts);
@@ -30,17 +30,19 @@ void apply_router_settings(const TrainConfig::RouterSettings& m, double bias_upd
                 "top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
                 "experts",
                 keys.where);
-    MOE_REQUIRE(bias_update_rate == 0, keys.router, "bias_update_rate needs a model with experts",
-                keys.where);
+    MOE_REQUIRE(options.bias_update_rate == 0 && !options.top_k_from, keys.router,
+                "bias_update_rate and top_k_from need a model with experts", keys.where);
     return;
   }
   MOE_REQUIRE(!m.gate || *m.gate == loaded.gate, keys.section,
               "gate differs from the loaded model's gate");
-  if (bias_update_rate > 0) loaded.selection_bias = true;
+  if (options.bias_update_rate > 0) loaded.selection_bias = true;
   loaded.top_k = m.top_k.value_or(loaded.top_k);
   MOE_REQUIRE(loaded.top_k >= 1 && loaded.top_k <= loaded.experts, keys.section,
               "top_k must lie between 1 and the number of experts (", loaded.experts, "), is ",
               loaded.top_k);
+  MOE_REQUIRE(options.top_k_from.value_or(0) <= loaded.experts, keys.router, "top_k_from is ",
+              *options.top_k_from, ", the model has ", loaded.experts, " experts", keys.where);
   loaded.gate_noise = m.gate_noise.value_or(loaded.gate_noise);
   // With k = 1 a softmax over the chosen expert is the constant 1: the router would learn nothing.
   loaded.softmax_over_all = m.softmax_over_all.value_or(
@@ -124,10 +126,19 @@ void apply_model_settings(const TrainConfig& config, ModelConfig& loaded) {
   MOE_REQUIRE(!m.attention.kind || !loaded.is_attention_moe() ||
                   *m.attention.kind == loaded.attention_moe.kind,
               "model.attention.kind differs from the loaded model's");
-  apply_router_settings(m, config.router.bias_update_rate, loaded.layers, kFfnKeys, loaded.moe);
-  apply_router_settings(m.attention, config.attention_router.bias_update_rate, loaded.layers,
-                        kAttentionKeys, loaded.attention_moe);
+  apply_router_settings(m, config.router, loaded.layers, kFfnKeys, loaded.moe);
+  apply_router_settings(m.attention, config.attention_router, loaded.layers, kAttentionKeys,
+                        loaded.attention_moe);
   loaded.validate();
+}
+
+ModelConfig model_in_step(const TrainConfig& config, ModelConfig model, std::int64_t step) {
+  const auto set = [step](const RouterOptions& options, RouterConfig& router) {
+    router.top_k = options.top_k_in(step, router.top_k, router.experts);
+  };
+  if (model.is_moe()) set(config.router, model.moe);
+  if (model.is_attention_moe()) set(config.attention_router, model.attention_moe);
+  return model;
 }
 
 }  // namespace moe

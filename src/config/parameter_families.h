@@ -25,6 +25,11 @@ enum class ParameterFamily : std::uint8_t {
 inline constexpr std::array<const char*, 7> kParameterFamilyNames = {
     "embeddings", "norms", "attention", "router", "experts", "shared", "ffn"};
 
+/// A factor for each family, 1 unless set.
+struct FamilyFactors : std::array<double, kParameterFamilyNames.size()> {
+  FamilyFactors() { fill(1); }
+};
+
 /// The family of a parameter, from the whole parts of its name: attention_norm is a norm and no
 /// attention. Throws Error for a name that no model has.
 ParameterFamily family_of(std::string_view parameter);

@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <numbers>
+#include <optional>
 
 namespace moe {
 
@@ -30,6 +32,19 @@ struct RouterOptions {
   double capacity_factor = 0;
   /// Step of the selection bias after each global batch (DeepSeek-V3); 0: it stays as it is.
   double bias_update_rate = 0;
+  /// Experts per token in a run's first step, 0: all of them; unset: as many as the model's.
+  std::optional<std::int64_t> top_k_from;
+  /// The step from which on it is the model's.
+  std::int64_t top_k_steps = 0;
+
+  /// Experts per token in a step, the first of which is 1: from top_k_from to the model's `top_k`
+  /// in half a cosine wave, rounded.
+  std::int64_t top_k_in(std::int64_t step, std::int64_t top_k, std::int64_t experts) const {
+    if (!top_k_from || step >= top_k_steps) return top_k;
+    const std::int64_t from = *top_k_from == 0 ? experts : *top_k_from;
+    const double p = double(step - 1) / double(top_k_steps - 1);
+    return top_k + std::llround(double(from - top_k) * (1 + std::cos(std::numbers::pi * p)) / 2);
+  }
 
   /// The factor on gate noise in a step, the first of which is 1.
   double noise_factor(std::int64_t step) const {

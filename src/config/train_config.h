@@ -11,6 +11,7 @@
 #include "config/data_options.h"
 #include "config/exchange_options.h"
 #include "config/model_config.h"
+#include "config/parameter_families.h"
 #include "config/recompute.h"
 #include "config/router_options.h"
 #include "config/transport.h"
@@ -115,6 +116,7 @@ struct TrainConfig {
     double eps = 1e-8;
     double weight_decay = 0.1;
     double clip_norm = 1;
+    FamilyFactors rates;  // on the learning rate
   } optimizer;
 
   struct Schedule {
@@ -180,5 +182,9 @@ ModelConfig model_from(const TrainConfig& config);
 /// gate_noise and softmax_over_all override it, of the attention too; the rest must agree with it.
 /// Throws InputError naming the key that does not.
 void apply_model_settings(const TrainConfig& config, ModelConfig& loaded);
+
+/// The model as a step of training has it: with the experts per token of router.top_k_from's
+/// schedule. For counting; weights and scales are the model's.
+ModelConfig model_in_step(const TrainConfig& config, ModelConfig model, std::int64_t step);
 
 }  // namespace moe

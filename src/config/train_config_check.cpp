@@ -29,6 +29,11 @@ void validate_router(const RouterOptions& router, const std::string& section) {
   MOE_REQUIRE(router.bias_update_rate < 1, section,
               "bias_update_rate must be below 1, the largest probability, is ",
               router.bias_update_rate);
+  MOE_REQUIRE(router.top_k_from.value_or(0) >= 0, section,
+              "top_k_from must be at least 0 (all experts), is ", *router.top_k_from);
+  not_negative("top_k_steps", double(router.top_k_steps));
+  MOE_REQUIRE(router.top_k_from.has_value() == (router.top_k_steps > 0), section,
+              "top_k_from and top_k_steps belong together: where from, and in how many steps");
 }
 
 void validate_distill(const TrainConfig::Distill& d) {
@@ -156,6 +161,10 @@ void TrainConfig::validate() const {
   positive("optimizer.eps", optimizer.eps);
   at_least("optimizer.weight_decay", optimizer.weight_decay, 0);
   at_least("optimizer.clip_norm", optimizer.clip_norm, 0);
+  for (std::size_t f = 0; f < optimizer.rates.size(); ++f)
+    MOE_REQUIRE(optimizer.rates[f] > 0 && std::isfinite(optimizer.rates[f]), "optimizer.rates.",
+                kParameterFamilyNames[f], " must be finite and positive, is ", optimizer.rates[f],
+                ": what shall stay as it is, train.freeze names");
 
   at_least("schedule.warmup_steps", schedule.warmup_steps, 0);
   MOE_REQUIRE(schedule.floor >= 0 && schedule.floor <= 1, "schedule.floor must lie in [0, 1], is ",

@@ -208,6 +208,14 @@ ConfigSection keys_of_guard(TrainConfig::Guard& c) {
   }};
 }
 
+ConfigSection keys_of_rates(TrainConfig::Optimizer& c) {
+  ConfigSection section;
+  for (std::size_t f = 0; f < c.rates.size(); ++f)
+    section.fields.push_back(
+        {kParameterFamilyNames[f], &c.rates[f], "factor on the learning rate of this family"});
+  return section;
+}
+
 ConfigSection keys_of_optimizer(TrainConfig::Optimizer& c) {
   return {{
       {"learning_rate", &c.learning_rate, "highest learning rate of AdamW"},
@@ -216,6 +224,7 @@ ConfigSection keys_of_optimizer(TrainConfig::Optimizer& c) {
       {"eps", &c.eps, "added to the root of the second moment"},
       {"weight_decay", &c.weight_decay, "decoupled, on all but the norms"},
       {"clip_norm", &c.clip_norm, "largest global gradient norm; 0: no clipping"},
+      {"rates", keys_of_rates(c), ""},
   }};
 }
 
@@ -251,6 +260,10 @@ ConfigSection keys_of_router(RouterOptions& c) {
        "pairs that an expert takes from a sequence, over the mean, the lightest dropped; 0: all"},
       {"bias_update_rate", &c.bias_update_rate,
        "change of an expert's selection bias after each step (loss-free balancing); 0: none"},
+      {"top_k_from", &c.top_k_from,
+       "experts per token in the first step of training, 0: all; unset: the model's top_k"},
+      {"top_k_steps", &c.top_k_steps,
+       "steps in which that goes to the model's top_k, in half a cosine wave"},
   }};
 }
 

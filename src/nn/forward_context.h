@@ -46,6 +46,8 @@ struct ExpertChoice {
 /// What a forward pass tells the routers of one kind, and asks of them.
 struct RoutingContext {
   RouterOptions options = {};
+  /// Experts per token in this pass; 0: the model's.
+  std::int64_t top_k = 0;
   /// i64[layers, E]: RouterStatistics::chosen of the whole previous step, for
   /// BalanceScope::global_batch.
   Tensor previous_counts;

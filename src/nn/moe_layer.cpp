@@ -56,10 +56,10 @@ SublayerOutput MoeLayer::forward(const Variable& x, const ForwardContext& contex
   const RouterOutput routed = router_.forward(x, context);
   const ops::Permutation sorted = ops::sort_by_expert(routed.indices, experts_, order_);
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
-  Variable y = ops::combine(rows, routed.weights, sorted, router_.score_scale());
+  Variable y = ops::combine(rows, routed.weights, sorted, router_.score_scale(context));
   if (bias_.value.defined())
-    y = ops::add(y, ops::weighted_bias(routed.weights, routed.indices, bias_, router_.score_scale(),
-                                       y.value.dtype()));
+    y = ops::add(y, ops::weighted_bias(routed.weights, routed.indices, bias_,
+                                       router_.score_scale(context), y.value.dtype()));
   if (shared_) y = ops::add(y, shared_->forward(x));
   return {y, routed.loss};
 }

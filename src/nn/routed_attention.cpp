@@ -53,7 +53,8 @@ SublayerOutput RoutedAttention::forward(const Variable& x, const ops::RopeTables
   const Variable heads =
       caches.empty() ? attend(rows, tables, context) : attend_cached(rows, tables, context, caches);
   const Variable out = ops::grouped_down(heads, o_, rows.offsets);
-  return {ops::combine(out, routed.weights, rows.sorted, router_.score_scale()), routed.loss};
+  return {ops::combine(out, routed.weights, rows.sorted, router_.score_scale(context)),
+          routed.loss};
 }
 
 Variable RoutedAttention::turned(const Variable& x, const ops::RopeTables& tables,

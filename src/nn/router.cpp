@@ -64,6 +64,12 @@ RouterScores Router::scores(const Variable& x, const ForwardContext& context) co
   return l;
 }
 
+double Router::score_scale(const ForwardContext& context) const {
+  const double scale = config_.score_scale[std::size_t(layer_)];
+  if (config_.softmax_over_all || config_.unit_weights) return scale;
+  return scale * (double(top_k(context)) / double(config_.top_k));
+}
+
 RouterOutput Router::forward(const Variable& x, const ForwardContext& context) const {
   MOE_CHECK(x.value.rows() == context.tokens(), "router: ", x.value.rows(), " rows for ",
             context.tokens(), " tokens");
@@ -76,7 +82,7 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
     s.probabilities = ops::softmax(learns ? s.noisy : Variable::constant(s.noisy.value));
   }
   const ops::Routing chosen =
-      ops::choose_experts(selection_scores(s, context), config_.top_k, context.valid);
+      ops::choose_experts(selection_scores(s, context), top_k(context), context.valid);
   RouterOutput out;
   out.weights = ops::router_weights(s.noisy, chosen.indices,
                                     config_.softmax_over_all || config_.unit_weights
@@ -88,7 +94,7 @@ RouterOutput Router::forward(const Variable& x, const ForwardContext& context) c
   RouterLosses losses;
   if (context.training) {
     // The smooth load is of a choice by noisy logits alone.
-    const bool smooth_load = s.sigma.value.defined() && config_.top_k < config_.experts &&
+    const bool smooth_load = s.sigma.value.defined() && chosen.k < config_.experts &&
                              !config_.selection_bias && run.hot_expert.expert < 0;
     losses = router_losses(s, chosen, out.weights, smooth_load, context, run, layer_, world_);
     out.loss = losses.total();
@@ -138,7 +144,7 @@ Tensor Router::within_capacity(const Tensor& chosen, const Tensor& weights,
   if (!context.training || routing(context).options.capacity_factor == 0) return chosen;
   std::vector<std::int64_t> capacities;
   for (const std::int64_t tokens : context.sequence_tokens)
-    capacities.push_back(routing(context).options.capacity(tokens, config_.top_k, config_.experts));
+    capacities.push_back(routing(context).options.capacity(tokens, chosen.cols(), config_.experts));
   return ops::drop_over_capacity(
       chosen, weights,
       Tensor::of<std::int64_t>({context.sequences}, capacities).to(chosen.device()));

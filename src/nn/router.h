@@ -38,9 +38,15 @@ class Router {
   /// x: T[tokens, hidden].
   RouterOutput forward(const Variable& x, const ForwardContext& context) const;
 
-  double score_scale() const { return config_.score_scale[std::size_t(layer_)]; }
+  /// The factor on the weighted sum of experts. Where weights are the softmax over the chosen, it
+  /// grows with the experts that the context chooses, so that one expert's mean share stays.
+  double score_scale(const ForwardContext& context) const;
 
  private:
+  std::int64_t top_k(const ForwardContext& context) const {
+    const std::int64_t k = routing(context).top_k;
+    return k > 0 ? k : config_.top_k;
+  }
   RouterScores scores(const Variable& x, const ForwardContext& context) const;
   Tensor selection_scores(const RouterScores& scores, const ForwardContext& context) const;
   Tensor within_capacity(const Tensor& chosen, const Tensor& weights,

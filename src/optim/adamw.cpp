@@ -23,6 +23,7 @@ AdamW::AdamW(ParameterStore& parameters, const BucketPlan& plan,
     }
     s.m = Tensor::zeros(own.shape(), acc, own.device());
     s.v = Tensor::zeros(own.shape(), acc, own.device());
+    s.rate = options.rates[std::size_t(family_of(parameters.all()[rows.parameter].name()))];
     states_.push_back(std::move(s));
   }
 }
@@ -44,7 +45,6 @@ void AdamW::step(const GradientBuckets& gradients, double learning_rate, double 
                  const std::function<void(std::size_t bucket)>& updated) {
   ++steps_;
   AdamWStep step;
-  step.learning_rate = learning_rate;
   step.beta1 = options_.beta1;
   step.beta2 = options_.beta2;
   step.eps = options_.eps;
@@ -57,6 +57,7 @@ void AdamW::step(const GradientBuckets& gradients, double learning_rate, double 
       State& s = states_[next];
       Tensor w = weight(s.rows);
       const Tensor gradient = gradients.gradient(s.rows.parameter).slice(s.rows.first, s.rows.rows);
+      step.learning_rate = learning_rate * s.rate;
       step.weight_decay =
           parameters_.all()[s.rows.parameter].spec.decay ? options_.weight_decay : 0;
       backend(w.device()).adamw(w, s.master, s.m, s.v, gradient, step);

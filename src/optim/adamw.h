@@ -12,13 +12,16 @@
 namespace moe {
 
 /// AdamW (Loshchilov & Hutter 2019) over the rows that this rank owns. bf16 weights have f32
-/// masters. Weight decay applies to every parameter but the norms and biases.
+/// masters. The learning rate of a parameter has the factor of its family
+/// (TrainConfig::Optimizer::rates), also in its decay. Weight decay applies to every parameter but
+/// the norms and biases.
 class AdamW {
  public:
   struct State {
     OwnedRows rows;
-    Tensor master;  // f32, or f64 for an f64 model; the weight's own rows unless that is bf16
-    Tensor m, v;    // first and second moment, of master's type
+    Tensor master;    // f32, or f64 for an f64 model; the weight's own rows unless that is bf16
+    Tensor m, v;      // first and second moment, of master's type
+    double rate = 1;  // factor on the learning rate
   };
 
   /// Masters start as the weights are; load_masters() gives them back the bits that bf16 weights

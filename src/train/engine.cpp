@@ -97,6 +97,11 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
                            ? std::numeric_limits<double>::quiet_NaN()
                            : 1.0 / double(std::max<std::int64_t>(counts.labelled, 1));
   StepResult result;
+  const auto top_k = [step](const RouterOptions& options, const RouterConfig& router) {
+    return router.experts == 0 ? 0 : options.top_k_in(step, router.top_k, router.experts);
+  };
+  result.routing.top_k = top_k(options_.router, config_.moe);
+  result.attention_routing.top_k = top_k(options_.attention_router, config_.attention_moe);
   StepStatistics statistics(config_, options_.domains, options_.device);
 
   set_phase_step(step);
@@ -115,9 +120,13 @@ StepResult Engine::compute_gradients(const Batch& batch, const GlobalCounts& cou
     if (batch.document_starts.defined())
       context.document_starts = batch.document_starts.slice(first, n);
     context.inverse_routed = 1.0 / double(counts.routed);
-    context.routing = {options_.router, previous_counts_, faults.hot_expert, statistics.routers()};
-    context.attention_routing = {
-        options_.attention_router, attention_previous_counts_, {}, statistics.attention_routers()};
+    context.routing = {options_.router, result.routing.top_k, previous_counts_, faults.hot_expert,
+                       statistics.routers()};
+    context.attention_routing = {options_.attention_router,
+                                 result.attention_routing.top_k,
+                                 attention_previous_counts_,
+                                 {},
+                                 statistics.attention_routers()};
     if (first + n == sequences) gradients_->begin_last_micro_batch();
 
     ops::Taught taught;

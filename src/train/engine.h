@@ -28,6 +28,7 @@ struct GlobalCounts {
 
 /// What the routers of one kind did in a step.
 struct RoutingResult {
+  std::int64_t top_k = 0;                          // experts per token in this step; 0: none
   double cv_squared = 0, switch_top_k = 0, z = 0;  // router losses, coefficients included
   /// [layer][expert]: (token, slot) pairs that chose each expert, dropped ones included; zeros for
   /// layers without experts, empty for a model without.

@@ -60,6 +60,7 @@ nlohmann::ordered_json to_json(const SaveResult& r) {
 }
 
 void add_routing(nlohmann::ordered_json& j, const RoutingMetrics& m) {
+  if (m.top_k > 0) j["top_k"] = m.top_k;
   j["router_losses"] = m.router_losses;
   j["load_max_over_mean"] = m.load_max_over_mean;
   j["router_entropy"] = m.router_entropy;

@@ -16,6 +16,7 @@ namespace moe {
 
 /// What the routers of one kind did in a step.
 struct RoutingMetrics {
+  std::int64_t top_k = 0;                       // experts per token; 0: none to choose
   std::map<std::string, double> router_losses;  // "cv_squared", ...: coefficients included
   std::vector<double> load_max_over_mean;   // per layer with experts: the busiest; 1 is balanced
   std::vector<double> router_entropy;       // per layer, nats

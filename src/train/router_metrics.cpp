@@ -21,6 +21,7 @@ double entropy(const std::vector<Number>& shares, double total) {
 
 void describe_routing(const RoutingResult& r, RoutingMetrics& m) {
   if (r.loads.empty()) return;
+  m.top_k = r.top_k;
   m.router_losses = {{"cv_squared", r.cv_squared}, {"switch", r.switch_top_k}, {"z", r.z}};
   m.dropped_tokens = r.dropped;
   for (std::size_t l = 0; l < r.loads.size(); ++l) {

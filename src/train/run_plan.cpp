@@ -151,6 +151,14 @@ std::int64_t teacher_bytes(const TrainConfig& c, const ModelConfig& teacher, std
          logits_rows(c, teacher, tokens) * teacher.vocab_size * a;
 }
 
+/// With the most experts per token that a step of the run has.
+ModelConfig with_most_experts(const TrainConfig& c, ModelConfig m) {
+  const ModelConfig first = model_in_step(c, m, 1);
+  m.moe.top_k = std::max(m.moe.top_k, first.moe.top_k);
+  m.attention_moe.top_k = std::max(m.attention_moe.top_k, first.attention_moe.top_k);
+  return m;
+}
+
 }  // namespace
 
 std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::int64_t tokens,
@@ -173,7 +181,8 @@ std::int64_t activation_bytes(const TrainConfig& c, const ModelConfig& m, std::i
   return kept + std::max(working, head);
 }
 
-RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
+RunPlan plan_run(const TrainConfig& c, const ModelConfig& model, int ranks) {
+  const ModelConfig m = with_most_experts(c, model);
   const int ep = int(c.parallel.expert);
   require_grid(ranks, ep);
   const FrozenPlan frozen = require_trainable(c, m, ranks);
@@ -184,7 +193,7 @@ RunPlan plan_run(const TrainConfig& c, const ModelConfig& m, int ranks) {
   RunPlan plan;
   plan.ranks = ranks;
   plan.ep = ep;
-  const ParameterCounts count = count_parameters(m);
+  const ParameterCounts count = count_parameters(model);
   plan.parameters = count.total;
   plan.activated = count.activated;
   plan.frozen = frozen;

@@ -33,7 +33,8 @@ struct PlannedCollective {
 };
 
 /// What a run takes, from its configuration and its models' shapes alone: no weights are read, no
-/// memory is taken, no other rank is needed.
+/// memory is taken, no other rank is needed. Where the experts per token change (router.top_k_from)
+/// it is of the step with the most.
 struct RunPlan {
   int ranks = 1, ep = 1;
   std::int64_t parameters = 0, activated = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/run_setup.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -30,11 +31,25 @@ EngineOptions engine_options(const TrainConfig& c, Device device, const Teacher&
   return o;
 }
 
+namespace {
+
+bool has_family(const ModelConfig& model, ParameterFamily family) {
+  return std::ranges::any_of(model_parameters(model), [family](const ParameterSpec& p) {
+    return family_of(p.name) == family;
+  });
+}
+
+}  // namespace
+
 FrozenPlan require_trainable(const TrainConfig& c, const ModelConfig& model, int ranks) {
   MOE_REQUIRE(c.batch.global % ranks == 0, "batch.global is ", c.batch.global, " sequences, which ",
               ranks, " ranks cannot share evenly: choose a multiple of the number of ranks");
   MOE_REQUIRE(c.data.sequence_length <= model.max_positions, "data.sequence_length is ",
               c.data.sequence_length, ", beyond the model's ", model.max_positions, " positions");
+  for (std::size_t f = 0; f < c.optimizer.rates.size(); ++f)
+    MOE_REQUIRE(c.optimizer.rates[f] == 1 || has_family(model, ParameterFamily(f)),
+                "optimizer.rates.", kParameterFamilyNames[f],
+                ": the model has no parameters of this family");
   if (!c.distill.teacher.empty()) (void)open_teacher(c, model);
   return plan_frozen(c.train.freeze, model);
 }

@@ -18,7 +18,7 @@ EngineOptions engine_options(const TrainConfig& config, Device device, const Tea
 
 /// Whether `ranks` can train this model as configured, and what of it. Throws InputError naming the
 /// key: a batch that ranks cannot share evenly, sequences beyond the model's positions, families to
-/// freeze that it has not, a teacher that does not suit.
+/// freeze or to give a rate that it has not, a teacher that does not suit.
 FrozenPlan require_trainable(const TrainConfig& config, const ModelConfig& model, int ranks);
 
 /// selfcheck() of a run's engine, and a line that says what held. Collective. Throws Error.

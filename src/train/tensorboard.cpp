@@ -46,6 +46,7 @@ void add_losses(const StepMetrics& m, Scalars& s) {
 
 void add_routing(const std::string& prefix, const RoutingMetrics& m, EventRecord& record,
                  Scalars& s) {
+  if (m.top_k > 0) s.add(prefix + "router/top_k", double(m.top_k));
   s.add_all(prefix + "router/loss/", m.router_losses);
   s.add_layers(prefix + "router/entropy", m.router_entropy);
   s.add_layers(prefix + "router/probability_entropy", m.probability_entropy);

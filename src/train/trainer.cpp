@@ -174,6 +174,13 @@ void Trainer::print_start() const {
   log_info("{} sequences of {} a step ({} tokens), steps {} to {}; active FLOPs a step {:.4g}",
            config_.batch.global, config_.data.sequence_length, tokens, progress_.step + 1,
            config_.train.steps, step_flops(m, tokens, config_.data.sequence_length));
+  for (const auto& [options, router, where] :
+       {std::tuple(&config_.router, static_cast<const RouterConfig*>(&m.moe), ""),
+        {&config_.attention_router, &m.attention_moe, " in the attention"}})
+    if (options->top_k_from && router->experts > 0)
+      log_info("top-{} in the first step{}, top-{} from step {} on",
+               options->top_k_in(1, router->top_k, router->experts), where, router->top_k,
+               options->top_k_steps);
 }
 
 RunEnd Trainer::run() {
@@ -226,7 +233,8 @@ void Trainer::train_one_step() {
   // The first step of a process warms caches up; it would distort the time left.
   if (steps_timed_++ > 0) seconds_training_ += seconds;
 
-  StepMetrics metrics = metrics_of(result, config_, engine_->config(), start_.device, seconds);
+  StepMetrics metrics = metrics_of(result, config_, model_in_step(config_, engine_->config(), step),
+                                   start_.device, seconds);
   metrics.step = progress_.step;
   metrics.tokens = progress_.tokens;
   metrics.learning_rate = rate;

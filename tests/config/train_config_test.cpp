@@ -132,6 +132,19 @@ TEST(TrainConfig, ValidationNamesTheKey) {
       {"router.bias_update_rate=-1", "router.bias_update_rate must be at least 0, is -1"},
       {"router.bias_update_rate=1",
        "router.bias_update_rate must be below 1, the largest probability, is 1"},
+      {"router.top_k_from=-1", "router.top_k_from must be at least 0 (all experts), is -1"},
+      {"router.top_k_from=0",
+       "router.top_k_from and top_k_steps belong together: where from, and in how many steps"},
+      {"attention_router.top_k_steps=3",
+       "attention_router.top_k_from and top_k_steps belong together: where from, and in how many "
+       "steps"},
+      {"router={top_k_from: 5, top_k_steps: 2}", "router.top_k_from is 5, the model has 4 experts"},
+      {"attention_router={top_k_from: 0, top_k_steps: 2}",
+       "attention_router.bias_update_rate and top_k_from need a model with experts in its "
+       "attention"},
+      {"optimizer.rates.router=0",
+       "optimizer.rates.router must be finite and positive, is 0: what shall stay as it is, "
+       "train.freeze names"},
       {"distill.weight=-1", "distill.weight must be finite and at least 0, is -1"},
       {"distill.lm_weight=-0.5", "distill.lm_weight must be finite and at least 0, is -0.5"},
       {"distill.temperature=0", "distill.temperature must be finite and positive, is 0"},
@@ -146,6 +159,24 @@ TEST(TrainConfig, ValidationNamesTheKey) {
   };
   for (const auto& [override, message] : cases)
     EXPECT_EQ(error_of({override}), str("x.yaml: ", message)) << override;
+}
+
+TEST(RouterOptions, ExpertsPerTokenGoFromTheStartToTheModelsInHalfACosineWave) {
+  RouterOptions o;
+  EXPECT_EQ(o.top_k_in(1, 4, 16), 4);
+  o.top_k_steps = 5;
+  o.top_k_from = 0;
+  const auto list = [&](std::int64_t top_k) {
+    std::vector<std::int64_t> all;
+    for (std::int64_t step = 1; step <= 7; ++step) all.push_back(o.top_k_in(step, top_k, 16));
+    return all;
+  };
+  // 4 + 12 (1 + cos(pi p)) / 2 for p = 0, 1/4, 1/2, 3/4, 1.
+  EXPECT_EQ(list(4), (std::vector<std::int64_t>{16, 14, 10, 6, 4, 4, 4}));
+  o.top_k_from = 2;
+  EXPECT_EQ(list(4), (std::vector<std::int64_t>{2, 2, 3, 4, 4, 4, 4}));
+  o.top_k_steps = 1;
+  EXPECT_EQ(list(4), (std::vector<std::int64_t>(7, 4)));
 }
 
 TEST(ModelFromConfig, SharesNeuronsAmongExpertsAndScalesByExpertsOverK) {

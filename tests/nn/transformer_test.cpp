@@ -97,6 +97,18 @@ TEST(Transformer, AllExpertsWithZeroGatesAndScaleEAreTheDenseModel) {
   };
   const Model sum(units, any_gate);
   EXPECT_LT(largest_difference(sum.transformer->logits(some_tokens(), {}), want), 1e-12);
+
+  // The same models that choose two: a pass with all of them is the dense model.
+  ForwardContext all;
+  all.routing.top_k = 4;
+  units.moe.top_k = 2;
+  ModelConfig of_all = expert_config({5, 1, 2, 4}, 2, 4);
+  of_all.moe.softmax_over_all = true;
+  for (const Model& few : {Model(expert_config({5, 1, 2, 4}, 2, 2), split_of(dense, order)),
+                           Model(of_all, split_of(dense, order)), Model(units, any_gate)}) {
+    EXPECT_GT(largest_difference(few.transformer->logits(some_tokens(), {}), want), 1e-3);
+    EXPECT_LT(largest_difference(few.transformer->logits(some_tokens(), all), want), 1e-12);
+  }
 }
 
 TEST(UnitWeights, AndExpertBiasesMatchCentralDifferences) {

@@ -236,5 +236,47 @@ TEST(AdamW, DecaysWeightsButNotNormsAndKeepsF32MastersOfBf16Weights) {
             float(bf16(embed.master.data<float>()[3])));
 }
 
+TEST(AdamW, ARateOfAFamilyIsAFactorOnItsStepsAndItsDecay) {
+  const auto world = single_rank();
+  const ProcessGrid grid(*world, 1);
+  const ModelConfig config = tiny();
+  const ParameterRows rows = initial_weights(config, 1);
+  const auto changes = [&](const TrainConfig::Optimizer& options) {
+    ParameterStore store(config, DType::f64);
+    store.load(rows);
+    const BucketPlan plan(store.layout(), grid.position(), DType::f64, 1 << 20, false);
+    AdamW optimizer(store, plan, options);
+    GradientBuckets buckets(store, plan, grid, DType::f64);
+    buckets.begin_step();
+    buckets.begin_last_micro_batch();
+    give_gradients(store, 2, "");
+    buckets.finish();
+    std::map<std::string, std::vector<double>> list;
+    for (const Parameter& p : store.all())
+      for (std::int64_t i = 0; i < p.size(); ++i)
+        list[p.name()].push_back(-p.variable.value.data<double>()[i]);
+    optimizer.step(buckets, 0.1, 1);
+    for (const Parameter& p : store.all())
+      for (std::int64_t i = 0; i < p.size(); ++i)
+        list[p.name()][std::size_t(i)] += p.variable.value.data<double>()[i];
+    return list;
+  };
+  TrainConfig::Optimizer options;
+  options.weight_decay = 0.5;
+  const auto plain = changes(options);
+  options.rates[std::size_t(ParameterFamily::router)] = 3;
+  options.rates[std::size_t(ParameterFamily::attention)] = 0.25;
+  for (const auto& [name, change] : changes(options)) {
+    const ParameterFamily family = family_of(name);
+    const double factor = family == ParameterFamily::router      ? 3
+                          : family == ParameterFamily::attention ? 0.25
+                                                                 : 1;
+    for (std::size_t i = 0; i < change.size(); ++i) {
+      EXPECT_NE(change[i], 0) << name;
+      EXPECT_NEAR(change[i], factor * plain.at(name)[i], 1e-14) << name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moe

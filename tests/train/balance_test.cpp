@@ -42,6 +42,22 @@ const std::vector<Mechanism> kMechanisms = {
        c.moe.selection_bias = true;
        o.router.bias_update_rate = 0.05;
      }},
+    {"AnnealedTopK",
+     [](ModelConfig& c, EngineOptions& o) {
+       c = with_attention_experts(c, AttentionExpert::queries, 2, 1);
+       o.router.top_k_from = o.attention_router.top_k_from = 0;
+       o.router.top_k_steps = o.attention_router.top_k_steps = 3;  // 5, 4, 2 and 2, 2, 1
+       o.router.capacity_factor = 1;
+     }},
+    {"AnnealedUnitWeightsAndBias",
+     [](ModelConfig& c, EngineOptions& o) {
+       no_cv(o);
+       c.moe.unit_weights = c.moe.expert_bias = c.moe.selection_bias = true;
+       o.router.bias_update_rate = 0.05;
+       o.router.scope = BalanceScope::global_batch;
+       o.router.top_k_from = 4;
+       o.router.top_k_steps = 3;
+     }},
     {"All",
      [](ModelConfig& c, EngineOptions& o) {
        c.moe.gate = GateKind::linear;

@@ -63,6 +63,17 @@ TEST(ParityVariants, HoldForUnitWeightsAndExpertBiases) {
   }
 }
 
+TEST(ParityVariants, HoldForRatesByFamily) {
+  EngineOptions o = parity_options(DType::f64);
+  const Outcome plain = reference_outcome(parity_model(), o);
+  for (std::size_t f = 0; f < o.optimizer.rates.size(); ++f) o.optimizer.rates[f] = 0.5 + double(f);
+  EXPECT_NE(differences(reference_outcome(parity_model(), o), plain, tolerance_of(DType::f64)), "");
+  for (const bool zero : {false, true}) {
+    o.zero = zero;
+    expect_parity({2, 2}, parity_model(), o);
+  }
+}
+
 TEST(ParityVariants, HoldForStatisticsOfTheWholeStep) {
   // One accumulation step must hold the same sequences on every layout: all eight at once.
   EngineOptions o = parity_options(DType::f64);
