@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "kernels/cpu/vectorize.h"
 
 namespace moe {
 namespace {
@@ -49,14 +50,18 @@ CommonRows common_rows(const std::vector<std::int64_t>& a, const std::vector<std
   return common;
 }
 
+MOE_VECTORIZE void widen(const float* from, std::int64_t n, double* to) {
+  for (std::int64_t i = 0; i < n; ++i) to[i] = double(from[i]);
+}
+
 /// The rows of `x` at `places`, `cols` columns from `from` on, widened: [places, cols].
 void gather(const Tensor& x, std::span<const std::int64_t> places, std::int64_t from,
             std::int64_t cols, std::vector<double>& to) {
   to.resize(places.size() * std::size_t(cols));
   double* out = to.data();
   for (const std::int64_t place : places) {
-    const float* row = x.data<float>() + place * x.cols() + from;
-    out = std::copy(row, row + cols, out);
+    widen(x.data<float>() + place * x.cols() + from, cols, out);
+    out += cols;
   }
 }
 
