@@ -92,12 +92,11 @@ void add_corner(std::int64_t depth, const Lines& a, const double* b, Matrix<doub
     std::copy_n(whole + r * kCols, width, c.data + r * c.stride);
 }
 
-// Strips of Width lines, one after the other: to[strip][p][Width] = `count` lines from x on, and
-// zeros after them.
+// Strips of Width lines, one after the other: to[strip][p][Width] = `count` lines from x on. Lines
+// that the last strip lacks make elements of c that do not exist, so they may be anything.
 template <std::int64_t Width>
 void pack(const Lines& x, std::int64_t count, std::int64_t depth, double* to) {
   const std::int64_t whole = count / Width * Width;
-  if (whole < count) std::fill_n(to + whole * depth, Width * depth, 0.0);
   if (x.across != 1) {
     for (std::int64_t line = 0; line < count; ++line) {
       double* strip = to + line / Width * Width * depth + line % Width;

@@ -194,27 +194,4 @@ void Cholesky::backward(Matrix<double> b, std::int64_t cols) const {
   }
 }
 
-double Cholesky::energy(Matrix<const double> b, std::int64_t cols) const {
-  std::vector<double> product(std::size_t(LowerMatrix::kPanel * cols));
-  std::vector<double> corner(std::size_t(LowerMatrix::kPanel * LowerMatrix::kPanel));
-  double total = 0;
-  for (std::int64_t i = 0; i < factor_.panels(); ++i) {
-    const std::int64_t first = factor_.first(i), rows = factor_.rows(i);
-    const Matrix<double> diagonal = factor_.at(i, 0, first);
-    for (std::int64_t r = 0; r < rows; ++r)  // its upper half means nothing
-      for (std::int64_t c = 0; c < rows; ++c)
-        corner[std::size_t(r * rows + c)] = c > r ? 0 : diagonal.data[r * diagonal.stride + c];
-    for (std::int64_t j = i; j < factor_.panels(); ++j) {
-      const Matrix<const double> l =
-          j == i ? Matrix<const double>{corner.data(), rows} : reading(factor_.at(j, 0, first));
-      matrix_product({rows, cols, factor_.rows(j), true, false, j == i ? 0 : 1}, l,
-                     {b.data + factor_.first(j) * b.stride, b.stride},
-                     Matrix<double>{product.data(), cols});
-    }
-    for (std::int64_t p = 0; p < rows * cols; ++p)
-      total += product[std::size_t(p)] * product[std::size_t(p)];
-  }
-  return total;
-}
-
 }  // namespace moe

@@ -31,8 +31,6 @@ class Cholesky {
   /// one task for each strip of them.
   void forward(Matrix<double> b, std::int64_t cols) const;
   void backward(Matrix<double> b, std::int64_t cols) const;
-  /// |L^T b|^2 = the sum over the columns of b^T (A + shift I) b.
-  double energy(Matrix<const double> b, std::int64_t cols) const;
 
  private:
   LowerMatrix factor_;

@@ -124,8 +124,7 @@ DownRefit DownRefitter::solve(double ridge, const Tensor& down, Communicator* wo
   const Solution solution = equations_.solve(ridge, prior, world);
   DownRefit refit;
   refit.jitter = solution.jitter;
-  refit.error_before = solution.error_before;
-  refit.error_after = solution.error_after;
+  refit.error = solution.error;
   refit.down = empty_like(down);
   if (bias_ == 1) refit.bias = Tensor::empty({experts, down.cols()}, DType::f32);
   each_run(

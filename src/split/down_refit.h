@@ -15,9 +15,7 @@ struct DownRefit {
   Tensor bias;  // f32 [routed experts, hidden]: a chosen expert adds its row; undefined without
   double jitter = 0;            // Solution's
   std::int64_t dependent = -1;  // the same; a neuron, or -1 (also for a bias)
-  /// |targets - outputs|^2 / |targets|^2 on the calibration tokens with the present weights and
-  /// with these.
-  double error_before = 0, error_after = 0;
+  double error = 0;             // |targets - outputs|^2 / |targets|^2 on the calibration tokens
 };
 
 /// Sums over tokens for a DownRefit. Neurons come in this order: those of each routed expert, one

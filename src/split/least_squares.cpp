@@ -21,16 +21,14 @@ double squared_sum(const double* x, std::int64_t n) {
   return sum;
 }
 
-/// One strip of outputs: its weights, and its parts of |Y - X W|^2 - |Y|^2 and of what the prior's
-/// error is above that of W.
+/// One strip of outputs: its weights, and its part of |Y - X W|^2 - |Y|^2.
 struct Strip {
   std::vector<double> w;  // [unknowns, cols]
-  double gain = 0, excess = 0;
+  double gain = 0;
 };
 
-// With A = X^T X + s I, R = X^T Y + s P and A W = R:
+// With A = X^T X + s I = L L^T, R = X^T Y + s P and A W = R:
 //   |Y - X W|^2 = |Y|^2 - |L^-1 R|^2 + s |P|^2 - s |W - P|^2
-//   |Y - X P|^2 = |Y - X W|^2 + s |W - P|^2 + |L^T (W - P)|^2
 Strip solve_strip(const Cholesky& cholesky, const Tensor& moments, const Tensor& prior,
                   std::int64_t from, std::int64_t cols) {
   const std::int64_t n = moments.rows(), outputs = moments.cols(), size = n * cols;
@@ -51,9 +49,7 @@ Strip solve_strip(const Cholesky& cholesky, const Tensor& moments, const Tensor&
   strip.gain += cholesky.shift() * squared_sum(p.data(), std::int64_t(p.size()));
   p.resize(std::size_t(size), 0);
   for (std::int64_t i = 0; i < size; ++i) p[std::size_t(i)] -= w.data[i];
-  const double moved = cholesky.shift() * squared_sum(p.data(), size);
-  strip.gain -= moved;
-  strip.excess = moved + cholesky.energy({p.data(), cols}, cols);
+  strip.gain -= cholesky.shift() * squared_sum(p.data(), size);
   return strip;
 }
 
@@ -117,28 +113,24 @@ Solution NormalEquations::solve(double ridge, const Tensor& prior, Communicator*
   const std::int64_t begin = outputs * rank / ranks, mine = shares[std::size_t(rank)];
   const std::int64_t strips = (mine + kStrip - 1) / kStrip;
   const Tensor part = Tensor::empty({mine, n}, DType::f32);  // transposed: ranks follow each other
-  std::vector<double> gains(std::size_t(strips), 0), excesses(std::size_t(strips), 0);
+  std::vector<double> gains(std::size_t(strips), 0);
   run_tasks(strips, [&](std::int64_t s) {
     const std::int64_t from = s * kStrip, cols = std::min(kStrip, mine - from);
     const Strip strip = solve_strip(cholesky, moments_, prior, begin + from, cols);
     gains[std::size_t(s)] = strip.gain;
-    excesses[std::size_t(s)] = strip.excess;
     for (std::int64_t j = 0; j < cols; ++j)
       for (std::int64_t i = 0; i < n; ++i)
         part.data<float>()[(from + j) * n + i] = float(strip.w[std::size_t(i * cols + j)]);
   });
-  const Tensor errors = Tensor::zeros({2}, DType::f64);
-  for (std::size_t s = 0; s < gains.size(); ++s) {
-    errors.data<double>()[0] += gains[s];
-    errors.data<double>()[1] += excesses[s];
-  }
+  const Tensor gain = Tensor::zeros({1}, DType::f64);
+  for (const double g : gains) gain.data<double>()[0] += g;
   Tensor whole = part;
   if (ranks > 1) {
     whole = Tensor::empty({outputs, n}, DType::f32);
     std::vector<std::int64_t> elements;
     for (const std::int64_t share : shares) elements.push_back(share * n);
     world->all_gather(whole, part, elements).wait();
-    world->all_reduce(errors, ReduceOp::sum).wait();
+    world->all_reduce(gain, ReduceOp::sum).wait();
   }
 
   Solution solution{Tensor::empty({n, outputs}, DType::f32), cholesky.jitter(),
@@ -148,13 +140,9 @@ Solution NormalEquations::solve(double ridge, const Tensor& prior, Communicator*
       for (std::int64_t j = 0; j < outputs; ++j)
         solution.w.data<float>()[i * outputs + j] = whole.data<float>()[j * n + i];
   });
-  if (squared_targets_ > 0) {
-    const double* sums = errors.data<double>();
-    // What is left of a perfect fit may be rounding below zero.
-    const double after = std::max(0.0, squared_targets_ + sums[0]);
-    solution.error_after = after / squared_targets_;
-    solution.error_before = (after + sums[1]) / squared_targets_;
-  }
+  // What is left of a perfect fit may be rounding below zero.
+  if (squared_targets_ > 0)
+    solution.error = std::max(0.0, 1 + gain.data<double>()[0] / squared_targets_);
   return solution;
 }
 

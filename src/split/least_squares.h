@@ -17,8 +17,7 @@ struct Solution {
   /// those before it; 0 and -1 where nothing had to.
   double jitter = 0;
   std::int64_t dependent = -1;
-  /// |Y - X W|^2 / |Y|^2 over the tokens that were added, with the prior and with w (0 for Y = 0).
-  double error_before = 0, error_after = 0;
+  double error = 0;  // |Y - X W|^2 / |Y|^2 over the tokens that were added; 0 for Y = 0
 };
 
 /// Sums over tokens of X^T X and X^T Y in f64, from exact products, and what they say about
@@ -38,7 +37,7 @@ class NormalEquations {
   std::int64_t rows() const { return rows_; }
 
   /// argmin over W of |Y - X W|^2 + s |W - prior|^2 with s = ridge * mean diagonal of X^T X (the
-  /// jitter belongs to s, too), so the error is never above that of the prior. prior: f32
+  /// jitter belongs to s, too), so the error is never above the prior's. prior: f32
   /// [unknowns, outputs]; undefined: zeros. Columns of X that depend on others, or are zero, are
   /// no error. With a `world` its ranks, which all call this after add_ranks(), share the outputs.
   Solution solve(double ridge, const Tensor& prior = {}, Communicator* world = nullptr) const;

@@ -128,8 +128,36 @@ TEST(GateRegression, AStepFollowsTheGradientOfTheTrueLoss) {
             1e-5);
 }
 
+TEST(GateRegression, IteratesAsThePlainLoopsDo) {
+  const Memberships m(101);
+  const auto world = single_rank();
+  const std::vector<double> x = m.inputs(true), targets = to_doubles(m.targets);
+  std::vector<double> gram = reference::product(x, true, x, false, 8, 8, 101);
+  double mean = 0, t = 1;
+  for (std::size_t j = 0; j < 8; ++j) mean += gram[9 * j] / 8;
+  for (std::size_t j = 0; j < 8; ++j) gram[9 * j] += 1e-2 * mean;
+  std::vector<double> w(8 * 3, 0.0), ahead = w;
+  for (int i = 0; i < 6; ++i) {
+    std::vector<double> rest = reference::product(x, false, ahead, false, 101, 3, 8);
+    for (std::size_t j = 0; j < rest.size(); ++j)
+      rest[j] = targets[j] - 1 / (1 + std::exp(-rest[j]));
+    const std::vector<double> step =
+        reference::solve(gram, reference::product(x, true, rest, false, 8, 3, 101), 8);
+    const double next = (1 + std::sqrt(1 + 4 * t * t)) / 2;
+    for (std::size_t j = 0; j < w.size(); ++j) {
+      const double stepped = ahead[j] + 4 * step[j];
+      ahead[j] = stepped + (t - 1) / next * (stepped - w[j]);
+      w[j] = stepped;
+    }
+    t = next;
+  }
+  EXPECT_LE(test::relative_error(
+                weights_of(GateRegression(m.x, 1e-2, true, *world).logistic(m.targets, 6)), w),
+            1e-5);
+}
+
 TEST(GateRegression, EndsWhereTheGradientOfTheTrueLossIsZero) {
-  const Memberships m(500);
+  const Memberships m(501);
   const auto world = single_rank();
   for (const bool bias : {false, true}) {
     const GateRegression regression(m.x, 1e-3, bias, *world);
@@ -161,7 +189,7 @@ TEST(GateRegression, StaysFiniteWhereAPlaneSeparatesTheTokens) {
 }
 
 TEST(GateRegression, RanksAgreeWithOneAndThreadsGiveTheSameBits) {
-  const Memberships m(2600);  // more than one task
+  const Memberships m(2601);  // more than one task
   const auto alone = single_rank();
   const auto fit = [](const Tensor& x, const Tensor& targets, Communicator& world) {
     const GateRegression regression(x, 1e-3, true, world);
@@ -172,9 +200,9 @@ TEST(GateRegression, RanksAgreeWithOneAndThreadsGiveTheSameBits) {
   for (const int ranks : {2, 3})
     run_ranks(ranks, [&](Communicator& world) {
       // The last rank has no tokens.
-      const std::int64_t begin = 2600 * world.rank() / (ranks - 1);
+      const std::int64_t begin = 2601 * world.rank() / (ranks - 1);
       const std::int64_t count =
-          world.rank() == ranks - 1 ? 0 : 2600 * (world.rank() + 1) / (ranks - 1) - begin;
+          world.rank() == ranks - 1 ? 0 : 2601 * (world.rank() + 1) / (ranks - 1) - begin;
       const auto part = [&](const Tensor& t) { return t.slice(count ? begin : 0, count); };
       const std::vector<Tensor> all = fit(part(m.x), part(m.targets), world);
       for (std::size_t i = 0; i < all.size(); ++i)
