@@ -38,7 +38,8 @@ void wait_politely(char** argv) {
 
 }  // namespace
 
-void Subcommands::add(const char* name, const char* text, Action (*define)(CLI::App&)) {
+void Subcommands::add(const char* name, const char* text,
+                      const std::function<Action(CLI::App&)>& define) {
   CLI::App* command = app_->add_subcommand(name, text);
   commands_.emplace_back(command, define(*command));
 }

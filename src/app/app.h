@@ -42,7 +42,7 @@ class Subcommands {
  public:
   explicit Subcommands(CLI::App& app) : app_(&app) {}
   /// `define` declares the options of the subcommand and returns what to run after parsing.
-  void add(const char* name, const char* text, Action (*define)(CLI::App&));
+  void add(const char* name, const char* text, const std::function<Action(CLI::App&)>& define);
   /// What to run: undefined when no subcommand was given.
   Action parsed() const;
 

@@ -53,9 +53,19 @@ constexpr const char* kExamples = R"(Examples:
               --attention queries --attention-top-k 2 --attention-gate centers \
               --calibration shards/text.h5
 
+  What loses least right after the split: neurons and gate found together, down projections refitted,
+  the quarter of the neurons that matters everywhere shared (half of the FFN is active):
+    moe-split --input llama-2-7b --output kept --experts 12 --shared 4 --top-k 4 --method joint \
+              --gate logistic --weights unit --refit down+bias --format native \
+              --calibration shards/text.h5 --held-out shards/held-out.h5
+
   The dense model exactly, to check an installation, and the proof:
     moe-split --input llama-2-7b --output same --experts 8 --top-k 8 --gate zeros --scale 8
     moe-split verify llama-2-7b same --data shards/held-out.h5
+
+  All ways to split with as many active neurons, by the loss that each adds:
+    moe-split arms --input llama-2-7b --experts 12 --shared 4 --top-k 4 \
+              --calibration shards/text.h5 --test shards/held-out.h5 --output arms.json
 
   Several splits side by side, as they were measured when they were made, or on text of today:
     moe-split compare random clustering v2
@@ -66,7 +76,8 @@ struct SplitArguments {
   SplitOptions split;
   std::string gate, gate_metric = "cosine", scale = "natural", format = "llama-moe", dtype;
   std::string attention, attention_gate = "random", attention_scale = "natural";
-  std::vector<std::string> calibration, held_out;
+  std::string weights = "softmax", refit = "none";
+  std::vector<std::string> calibration, validation, held_out;
   std::int64_t threads = 0;
   bool json = false;
 };
@@ -114,6 +125,9 @@ int run_split(SplitArguments& a, Communicator& world) {
   if (!a.dtype.empty()) a.split.dtype = stored_type_named(a.dtype);
   a.split.gate_metric = token_metric_named(a.gate_metric);
   a.split.scale = split_scale_named(a.scale);
+  a.split.weights = split_weights_named(a.weights);
+  a.split.refit = split_refit_named(a.refit);
+  a.split.validation.assign(a.validation.begin(), a.validation.end());
   if (!a.attention.empty()) a.split.attention.kind = attention_expert_named(a.attention);
   a.split.attention.gate = attention_gate_named(a.attention_gate);
   a.split.attention.scale = split_scale_named(a.attention_scale);
@@ -218,8 +232,8 @@ void define_split(CLI::App& app, SplitArguments& a) {
 
   CLI::Option_group& gates = *app.add_option_group("Gate and scale");
   gates.add_option("--gate", a.gate,
-                   "mlp, linear, zeros; from calibration text: centers, select, select-linear "
-                   "(default: mlp for llama-moe, else linear)");
+                   "mlp, linear, zeros; from calibration text: centers, select, select-linear, "
+                   "logistic (default: mlp for llama-moe, else linear)");
   gates.add_option("--gate-noise", o.gate_noise,
                    "on or off: noisy gates in training (default: on for llama-moe and a random "
                    "gate)");
@@ -233,6 +247,27 @@ void define_split(CLI::App& app, SplitArguments& a) {
       ->capture_default_str();
   gates.add_flag("--gate-balanced", o.gate_balanced,
                  "centers with l2: every cluster gets as many calibration tokens");
+  gates
+      .add_option("--weights", a.weights,
+                  "of the chosen experts: softmax (times the scale), unit (experts are added up; "
+                  "format native) or flat (the same for formats that know the softmax alone)")
+      ->capture_default_str();
+  gates
+      .add_option(
+          "--refit", a.refit,
+          "what is fitted anew to calibration text in closed form: none, down (projections) "
+          "or down+bias (and a bias of each expert; format native)")
+      ->capture_default_str();
+  gates
+      .add_option(
+          "--refit-ridge", o.refit_ridges,
+          "how much the refit is held to the dense weights, in mean squares of activations; "
+          "of several the one with the least error on validation text")
+      ->delimiter(',')
+      ->capture_default_str();
+  gates.add_flag("--refit-to-dense-stream", o.refit_to_dense_stream,
+                 "refit towards the dense model's residual stream, which also mends the layers "
+                 "before, not towards the dense FFN's output for the same input");
   gates
       .add_option("--scale", a.scale,
                   "factor on the experts' output: a number, natural (experts / top-k), variance "
@@ -278,6 +313,9 @@ void define_split(CLI::App& app, SplitArguments& a) {
   text.add_option("--calibration-length", o.calibration.length,
                   "longer documents are cut; also of held-out text")
       ->capture_default_str();
+  text.add_option("--validation", a.validation,
+                  "token shards that decide between fits (default: an eighth of the calibration "
+                  "documents is held back)");
   text.add_option("--held-out", a.held_out,
                   "token shards on which the loss is measured right after the split, for every "
                   "number of chosen experts");
@@ -311,19 +349,23 @@ int main(int argc, char** argv) {
                        "TOML file of options by their long names, as in configs/split; the command "
                        "line wins");
         app.allow_config_extras(CLI::config_extras_mode::error);
-        const moe::Subcommands commands = moe::define_split_commands(app);
-        return [=, &argc, &argv] {
+        const moe::OnRanks on_ranks = [&argc, &argv](std::int64_t threads, const auto& body) {
+          if (!moe::launched_by_mpi()) {
+            moe::set_threads(threads, 1);
+            return body(*moe::single_rank());
+          }
+          return moe::run_under_mpi("moe-split", argc, argv, [&](moe::MpiWorld& mpi) {
+            moe::set_threads(threads, mpi.local_ranks());
+            return body(mpi.world());
+          });
+        };
+        const moe::Subcommands commands = moe::define_split_commands(app, on_ranks);
+        return [=] {
           if (const moe::Action run = commands.parsed()) return run();
           MOE_REQUIRE(!split->split.input.empty(), "--input is required");
           MOE_REQUIRE(split->split.dry_run || !split->split.output.empty(), "--output is required");
-          if (!moe::launched_by_mpi()) {
-            moe::set_threads(split->threads, 1);
-            return moe::run_split(*split, *moe::single_rank());
-          }
-          return moe::run_under_mpi("moe-split", argc, argv, [&](moe::MpiWorld& mpi) {
-            moe::set_threads(split->threads, mpi.local_ranks());
-            return moe::run_split(*split, mpi.world());
-          });
+          return on_ranks(split->threads,
+                          [&](moe::Communicator& world) { return moe::run_split(*split, world); });
         };
       });
 }

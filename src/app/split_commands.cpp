@@ -114,7 +114,7 @@ Action define_compare(CLI::App& app) {
 
 }  // namespace
 
-Subcommands define_split_commands(CLI::App& app) {
+Subcommands define_split_commands(CLI::App& app, const OnRanks& on_ranks) {
   Subcommands commands(app);
   commands.add("verify",
                "Whether two models give the same logits on some text (exit code 0 or 1), and where "
@@ -122,6 +122,10 @@ Subcommands define_split_commands(CLI::App& app) {
                define_verify);
   commands.add("compare", "Several splits and dense models side by side, the lowest loss first",
                define_compare);
+  commands.add("arms",
+               "Every way to split a dense model with as many active neurons: the loss that each "
+               "adds, and where it comes from",
+               [on_ranks](CLI::App& arms) { return define_split_arms(arms, on_ranks); });
   return commands;
 }
 

@@ -19,9 +19,9 @@ namespace {
 using nlohmann::ordered_json;
 
 /// Keys of a layer that are not measures of its construction.
-constexpr std::array<std::string_view, 7> kLayerKeys = {
+constexpr std::array<std::string_view, 8> kLayerKeys = {
     "layer",          "expert_sizes",   "shared_sizes", "scale",
-    "neuron_overlap", "gate_agreement", "by_top_k"};
+    "neuron_overlap", "gate_agreement", "by_top_k",     "refit"};
 
 double number(const ordered_json& j) {
   return j.is_null() ? std::numeric_limits<double>::quiet_NaN() : j.get<double>();

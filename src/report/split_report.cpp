@@ -109,6 +109,32 @@ std::string quality_table(const SplitPlan& plan) {
   return text;
 }
 
+/// What the refit did, layer by layer.
+std::string refit_table(const SplitPlan& plan) {
+  std::string text;
+  for (const auto& [l, layer] : plan.layers) {
+    if (!layer.refit) continue;
+    const LayerRefit& r = *layer.refit;
+    if (text.empty())
+      text = fmt::format("\n{:>7}  {:>8}  {:>8}  {:>8}  {:>8}\n", "refit", "before", "after",
+                         "ridge", "jitter");
+    text += fmt::format("{:>7}  {:>8.4f}  {:>8.4f}  {:>8g}  {:>8g}{}{}\n", l, r.error_before,
+                        r.error_after, r.ridge, r.jitter, r.note.empty() ? "" : "  ", r.note);
+  }
+  return text.empty() ? text
+                      : text +
+                            "error on validation text with the dense down projections and with "
+                            "those refitted.\n";
+}
+
+ordered_json refit_json(const LayerRefit& r) {
+  return {{"error_before", r.error_before},
+          {"error_after", r.error_after},
+          {"ridge", r.ridge},
+          {"jitter", r.jitter},
+          {"note", r.note}};
+}
+
 /// Whom calibration tokens choose in the attention.
 std::string attention_table(const SplitPlan& plan) {
   if (plan.attention.empty()) return {};
@@ -151,6 +177,8 @@ void feed_forward_rows(const SplitOptions& o, const SplitPlan& plan,
   row("gate", fmt::format("{}{}{}", name(plan.gate_init), moe.gate_noise ? ", with noise" : "",
                           moe.softmax_over_all ? ", weights by the softmax over all" : ""));
   row("scale", fmt::format("{}{}", scale_range(plan), o.align ? ", channels aligned" : ""));
+  row("weights", fmt::format("{}", name(o.weights)));
+  if (o.refit != SplitRefit::none) row("refit", name(o.refit));
 }
 
 }  // namespace
@@ -166,6 +194,7 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
                         {"scale", layer.scale.at(moe.top_k)},
                         {"neuron_overlap", neuron_overlap(layer.partition.experts)}};
     for (const auto& [measure, value] : layer.measures) one[measure] = value;
+    if (layer.refit) one["refit"] = refit_json(*layer.refit);
     if (layer.gate_agreement) one["gate_agreement"] = *layer.gate_agreement;
     for (const auto& [k, scale] : layer.scale) {
       ordered_json& at = one["by_top_k"][std::to_string(k)];
@@ -192,7 +221,10 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
       {"scale",
        plan.layers.empty() ? 1 : moe.score_scale.at(std::size_t(plan.layers.begin()->first))},
       {"align", o.align},
+      {"weights", name(o.weights)},
+      {"refit", name(o.refit)},
       {"calibration_tokens", plan.calibration_tokens},
+      {"validation_tokens", plan.validation_tokens},
       {"parameters", {{"total", parameters.total}, {"activated", parameters.activated}}},
       {"planning_seconds", plan.seconds}};
   if (losses) {
@@ -237,9 +269,13 @@ std::string split_report_text(const SplitOptions& o, const SplitPlan& plan,
                                 readable_count(double(parameters.total)),
                                 readable_count(double(parameters.activated))));
   if (plan.calibration_tokens > 0)
-    row("calibration", fmt::format("{} tokens", plan.calibration_tokens));
+    row("calibration",
+        fmt::format("{} tokens{}", plan.calibration_tokens,
+                    plan.validation_tokens > 0
+                        ? fmt::format(", {} more decide between fits", plan.validation_tokens)
+                        : ""));
   row("planned in", fmt::format("{:.2f} s", plan.seconds));
-  text += measures_table(plan) + quality_table(plan) + attention_table(plan);
+  text += measures_table(plan) + quality_table(plan) + refit_table(plan) + attention_table(plan);
   if (losses) text += loss_table(plan, *losses);
   return text;
 }

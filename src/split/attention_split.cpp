@@ -100,7 +100,7 @@ AttentionLayerPlan plan_attention_layer(const AttentionSplitOptions& o, const Mo
                     ? plan.gate
                     : gate_weights(config, o.gate, seed)(
                           str("layers.", layer, ".attention.router.weight"), 0, a.experts);
-  const TokenRouting routing = route(gate_logits(gate, inputs), a.top_k, a.softmax_over_all);
+  const TokenRouting routing = route(gate_logits(gate, inputs), a.top_k, a);
   plan.load.assign(std::size_t(a.experts), 0);
   const auto* chosen = routing.experts.data<std::int32_t>();
   for (std::int64_t i = 0; i < routing.experts.size(); ++i) ++plan.load[std::size_t(chosen[i])];

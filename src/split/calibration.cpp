@@ -3,18 +3,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "core/rng.h"
+#include "data/checksum.h"
 #include "data/held_out.h"
 #include "data/tokenizer.h"
-#include "kernels/backend.h"
-#include "ops/elementwise.h"
-#include "ops/experts.h"
+#include "split/text_stream.h"
 
 namespace moe {
 namespace {
 
 constexpr std::int64_t kBatchTokens = 4096;
+constexpr std::int64_t kTokensOfADocument = 16;  // that two of them do not share by chance
 
 std::int64_t tokens_in(const Batch& batch) {
   const auto* ids = batch.tokens.data<std::int32_t>();
@@ -63,10 +64,52 @@ void require_tokenizer(const std::vector<std::filesystem::path>& shards,
   }
 }
 
+/// Puts a text together, piece by piece, of which each rank keeps its own.
+class Collector {
+ public:
+  explicit Collector(Communicator& world) : world_(world) {}
+
+  void add(Batch piece) {
+    const std::int64_t n = tokens_in(piece);
+    text_.all_tokens += n;
+    text_.all_labels += labels_in(piece);
+    if (n >= kTokensOfADocument)
+      text_.hashes.push_back(checksum(piece.tokens.bytes(), piece.tokens.nbytes()));
+    if (pieces_++ % world_.size() != world_.rank()) return;
+    text_.tokens += n;
+    width_ = std::max(width_, piece.tokens.cols());
+    pending_.push_back(std::move(piece));
+    if (width_ * std::int64_t(pending_.size()) >= kBatchTokens) flush();
+  }
+
+  std::int64_t all_tokens() const { return text_.all_tokens; }
+  CalibrationText text() && {
+    flush();
+    return std::move(text_);
+  }
+
+ private:
+  void flush() {
+    if (!pending_.empty()) text_.batches.push_back(stack(pending_));
+    pending_.clear();
+    width_ = 0;
+  }
+
+  Communicator& world_;
+  CalibrationText text_;
+  std::int64_t pieces_ = 0, width_ = 0;
+  std::vector<Batch> pending_;
+};
+
 }  // namespace
 
 CalibrationText load_calibration(const CalibrationOptions& options, const ModelFolder& dense,
                                  std::uint64_t seed, Communicator& world) {
+  return load_and_hold_back(options, dense, seed, 0, world).fit;
+}
+
+FitTexts load_and_hold_back(const CalibrationOptions& options, const ModelFolder& dense,
+                            std::uint64_t seed, std::int64_t every, Communicator& world) {
   const ModelConfig& model = dense.config();
   MOE_REQUIRE(options.length > 0, "calibration needs a positive length, got ", options.length);
   const std::int64_t length = std::min(options.length, model.max_positions);
@@ -79,29 +122,28 @@ CalibrationText load_calibration(const CalibrationOptions& options, const ModelF
   const std::vector<std::int64_t> order =
       permutation(documents.sequences(), Philox(seed, RandomPurpose::split, {0x63616c}));
 
-  CalibrationText text;
-  std::vector<Batch> pending;
-  std::int64_t width = 0;
-  const auto flush = [&] {
-    if (!pending.empty()) text.batches.push_back(stack(pending));
-    pending.clear();
-    width = 0;
-  };
-  for (std::size_t i = 0; i < order.size() && text.all_tokens < options.tokens; ++i) {
-    Batch piece = documents.load(order[i], 1);
-    const std::int64_t n = tokens_in(piece);
-    text.all_tokens += n;
-    text.all_labels += labels_in(piece);
-    if (std::int64_t(i) % world.size() != world.rank()) continue;
-    text.tokens += n;
-    width = std::max(width, piece.tokens.cols());
-    pending.push_back(std::move(piece));
-    if (width * std::int64_t(pending.size()) >= kBatchTokens) flush();
+  Collector fit(world), validation(world);
+  for (std::size_t i = 0;
+       i < order.size() && fit.all_tokens() + validation.all_tokens() < options.tokens; ++i) {
+    const bool held_back = every > 0 && std::int64_t(i) % every == every - 1;
+    (held_back ? validation : fit).add(documents.load(order[i], 1));
   }
-  flush();
-  MOE_REQUIRE(!text.batches.empty(), "the calibration text has ", order.size(),
-              " documents, fewer than there are ranks (", world.size(), ")");
-  return text;
+  FitTexts texts{std::move(fit).text(), std::move(validation).text()};
+  for (const CalibrationText* text : {&texts.fit, &texts.validation})
+    MOE_REQUIRE(!text->batches.empty() || (text == &texts.validation && every == 0),
+                "the calibration text has ", order.size(), " documents, too few for ", world.size(),
+                every > 0 ? " ranks and some to hold back" : " ranks");
+  return texts;
+}
+
+void require_disjoint(const CalibrationText& a, const std::string& name_a, const CalibrationText& b,
+                      const std::string& name_b) {
+  const std::set<std::uint64_t> known(a.hashes.begin(), a.hashes.end());
+  const auto shared = std::count_if(b.hashes.begin(), b.hashes.end(),
+                                    [&](std::uint64_t h) { return known.contains(h); });
+  MOE_REQUIRE(shared == 0, "the ", name_a, " and the ", name_b, " share ", shared,
+              " documents: what is fitted to a text says too much about it, so make shards of "
+              "different documents");
 }
 
 Tensor without_padding(const std::vector<Tensor>& x, const CalibrationText& text) {
@@ -150,28 +192,13 @@ std::vector<Tensor> embed(const ModelFolder& dense, const CalibrationText& text)
   return x;
 }
 
-void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit,
-                  const LayerVisit& visit_attention) {
-  const NoTape no_recording;
-  std::vector<Tensor> x = embed(dense, text), inputs(x.size());
+void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit) {
+  TextStream stream(dense, text);
   for (std::int64_t l = 0; l < dense.config().layers; ++l) {
     const DenseLayer layer(dense, l);
-    const auto constant = Variable::constant;
-    if (visit_attention) {
-      for (std::size_t b = 0; b < x.size(); ++b)
-        inputs[b] = layer.attention_input(constant(x[b])).value;
-      visit_attention(l, layer, without_padding(inputs, text));
-    }
-    for (std::size_t b = 0; b < x.size(); ++b) {
-      const Tensor& ids = text.batches[b].tokens;
-      const Variable middle = layer.after_attention(constant(x[b]), ids.rows(), ids.cols());
-      inputs[b] = layer.ffn_input(middle).value;
-      const Variable y =
-          ops::expert_ffn(constant(inputs[b]), constant(layer.gate()), constant(layer.up()),
-                          constant(layer.down()), {0, x[b].rows()}, {0, layer.gate().rows()});
-      x[b] = ops::add(middle, y).value;
-    }
-    visit(l, layer, without_padding(inputs, text));
+    stream.attend(layer);
+    visit(l, layer, stream.ffn_input(layer));
+    stream.add_dense_ffn(layer);
   }
 }
 

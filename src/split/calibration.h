@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -25,6 +26,9 @@ struct CalibrationText {
   std::int64_t tokens = 0;      // that are not padding, on this rank
   std::int64_t all_tokens = 0;  // over all ranks
   std::int64_t all_labels = 0;
+  /// Hashes of the token ids of all ranks' pieces but very short ones: texts that share one share a
+  /// document.
+  std::vector<std::uint64_t> hashes;
 };
 
 /// A seeded choice of documents, dealt out to the ranks; each begins with BOS where the model has
@@ -32,6 +36,18 @@ struct CalibrationText {
 /// another tokenizer than the tokenizer.model that lies beside the model.
 CalibrationText load_calibration(const CalibrationOptions& options, const ModelFolder& dense,
                                  std::uint64_t seed, Communicator& world);
+
+/// The same in two texts, of which the second, every `every`-th document, is for deciding between
+/// what was fitted to the first.
+struct FitTexts {
+  CalibrationText fit, validation;
+};
+FitTexts load_and_hold_back(const CalibrationOptions& options, const ModelFolder& dense,
+                            std::uint64_t seed, std::int64_t every, Communicator& world);
+
+/// Throws InputError when two texts share documents; the names are theirs.
+void require_disjoint(const CalibrationText& a, const std::string& name_a, const CalibrationText& b,
+                      const std::string& name_b);
 
 /// Rows of x whose token is no padding, batch by batch: [tokens, cols of x].
 Tensor without_padding(const std::vector<Tensor>& x, const CalibrationText& text);
@@ -46,9 +62,7 @@ std::vector<Tensor> embed(const ModelFolder& dense, const CalibrationText& text)
 using LayerVisit =
     std::function<void(std::int64_t index, const DenseLayer& layer, const Tensor& inputs)>;
 
-/// Runs the dense model over the text with one layer's weights in memory at a time. With
-/// `visit_attention` it says before what the layer's attention is given, in the same way.
-void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit,
-                  const LayerVisit& visit_attention = {});
+/// Runs the dense model over the text with one layer's weights in memory at a time.
+void visit_layers(const ModelFolder& dense, const CalibrationText& text, const LayerVisit& visit);
 
 }  // namespace moe

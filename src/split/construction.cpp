@@ -24,6 +24,10 @@ constexpr Method kMethods[] = {
     {"sharing-inner", make_sharing_inner_construction},
     {"sharing-inter", make_sharing_inter_construction},
     {"residual", make_residual_construction},
+    {"joint", make_joint_construction},
+    {"energy", make_energy_construction},
+    {"cmoe", make_marker_construction},
+    {"gate-variation", make_gate_variation_construction},
     {"copy", make_copy_construction},
 };
 
@@ -47,6 +51,11 @@ const Tensor& required(const SplitContext& context, Tensor LayerCalibration::*wh
   MOE_REQUIRE(context.calibration && (context.calibration->*what).defined(), "method ", method,
               " needs calibration text: give it with --calibration");
   return context.calibration->*what;
+}
+
+const LayerCalibration& own_text(const SplitContext& context, std::string_view method) {
+  required(context, &LayerCalibration::own, method);
+  return *context.calibration;
 }
 
 NeuronSets consecutive_sets(const std::vector<std::int64_t>& order,

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "core/tensor.h"
 #include "split/partition.h"
 
@@ -17,8 +18,11 @@ namespace moe {
 /// What calibration text says about the layer that is split. Tensors that the construction did not
 /// ask for (Construction::need) are undefined.
 struct LayerCalibration {
-  Tensor inputs;      // f32 [tokens, hidden]: what the FFN was given, after its norm
-  Tensor importance;  // f64 [clusters, neurons]: split/importance.h, one row per routed expert
+  Tensor inputs = {};      // f32 [tokens, hidden]: what the FFN was given, after its norm
+  Tensor importance = {};  // f64 [clusters, neurons]: split/importance.h, one row per routed expert
+  Tensor own = {};         // f32 [this rank's tokens, hidden]
+  Tensor validation = {};  // the same of validation text, where there is any
+  Communicator* world = nullptr;  // who has the others' tokens; splitting is then collective
 };
 
 /// What a construction must produce, and from what.
@@ -29,6 +33,7 @@ struct SplitContext {
   std::vector<std::int64_t> sizes;                // neurons of each routed expert
   std::vector<std::int64_t> shared_sizes = {};    // and of each shared one
   const LayerCalibration* calibration = nullptr;  // what need() asked for
+  std::int64_t top_k = 1;                         // routed experts that a token will choose
 
   std::int64_t experts() const { return std::int64_t(sizes.size()); }
 };
@@ -41,12 +46,15 @@ using FfnWeights = std::function<Tensor(std::string_view part)>;
 struct LayerSplit {
   Partition partition;
   std::vector<std::pair<std::string, double>> measures;
+  /// For a gate that asks one neuron of each routed expert (GateInit::representative); empty: none.
+  std::vector<std::int64_t> representatives = {};
 };
 
 /// What a construction wants to know of calibration text.
 enum class CalibrationNeed : std::uint8_t {
   nothing,
   inputs,
+  own_inputs,              // each rank its own tokens' and validation text
   importance_by_document,  // clusters of documents: LLaMA-MoE v1
   importance_by_input,     // clusters of the layer's FFN inputs: LLaMA-MoE v2
 };
@@ -122,6 +130,23 @@ std::unique_ptr<Construction> make_sharing_inter_construction(const Construction
 /// "residual": shared experts as in sharing-inter, then the rest as in gradient.
 std::unique_ptr<Construction> make_residual_construction(const ConstructionOptions& options);
 
+// From what neurons say about each token (split/activation_energy.h):
+
+/// "joint": shared and routed neurons in one balanced assignment, in turn with the choice that a
+/// linear gate would make; the best by validation text.
+std::unique_ptr<Construction> make_joint_construction(const ConstructionOptions& options);
+/// "energy": the neurons with the most energy, the rest is left out. With one expert static
+/// pruning.
+std::unique_ptr<Construction> make_energy_construction(const ConstructionOptions& options);
+/// "cmoe": CMoE's binary markers, one balanced assignment to the most frequent of them.
+std::unique_ptr<Construction> make_marker_construction(const ConstructionOptions& options);
+/// "gate-variation": steady gates are shared, the others clustered (after ExpertWeaver).
+std::unique_ptr<Construction> make_gate_variation_construction(const ConstructionOptions& options);
+
+/// Gives a construction that makes no shared experts such of the neurons with the most energy. The
+/// context then needs own inputs.
+std::unique_ptr<Construction> share_by_energy(std::unique_ptr<Construction> construction);
+
 /// "copy": upcycling (Komatsuzaki et al. 2022). The FFN is cut into G = copy_granularity
 /// consecutive slices, as even as can be, and expert e is a copy of slice e mod G; the number of
 /// experts must be a multiple of G. Its natural scale is G, whatever k: when the k chosen experts,
@@ -133,6 +158,8 @@ std::unique_ptr<Construction> make_copy_construction(const ConstructionOptions& 
 /// What `method` asked for; throws InputError when the context does not have it.
 const Tensor& required(const SplitContext& context, Tensor LayerCalibration::*what,
                        std::string_view method);
+/// The text of a method that works on each rank's own tokens; throws InputError without it.
+const LayerCalibration& own_text(const SplitContext& context, std::string_view method);
 /// Consecutive parts of an order of neurons, sorted within each part.
 NeuronSets consecutive_sets(const std::vector<std::int64_t>& order,
                             const std::vector<std::int64_t>& sizes);

@@ -8,8 +8,9 @@ namespace moe {
 
 namespace {
 
-constexpr GateInit kAll[] = {GateInit::mlp,     GateInit::linear, GateInit::zeros,
-                             GateInit::centers, GateInit::select, GateInit::select_linear};
+constexpr GateInit kAll[] = {GateInit::mlp,      GateInit::linear,        GateInit::zeros,
+                             GateInit::centers,  GateInit::select,        GateInit::select_linear,
+                             GateInit::logistic, GateInit::representative};
 
 }  // namespace
 
@@ -27,6 +28,10 @@ const char* name(GateInit init) {
       return "select";
     case GateInit::select_linear:
       return "select-linear";
+    case GateInit::logistic:
+      return "logistic";
+    case GateInit::representative:
+      return "representative";
   }
   return "?";
 }
@@ -34,8 +39,9 @@ const char* name(GateInit init) {
 GateInit gate_init_named(std::string_view text) {
   for (const GateInit init : kAll)
     if (text == name(init)) return init;
-  throw InputError(
-      str("unknown gate '", text, "': use mlp, linear, zeros, centers, select or select-linear"));
+  throw InputError(str("unknown gate '", text,
+                       "': use mlp, linear, zeros, centers, select, select-linear, logistic or "
+                       "representative"));
 }
 
 GateKind gate_kind(GateInit init) {

@@ -19,9 +19,12 @@ enum class GateInit : std::uint8_t {
   centers,        // W: the centres of clusters of the layer's inputs
   select,         // mlp, trained to predict the experts that fire most: LLaMA-MoE v1's "select"
   select_linear,  // the same with a linear gate
+  logistic,       // W (and b where the format has room): each expert's logistic regression on being
+                  // among the k whose outputs are longest (split/logistic_router.h)
+  representative,  // one neuron of each expert answers for it (CMoE): for comparison, in no format
 };
 
-/// "mlp", "linear", "zeros", "centers", "select" or "select-linear"; throws InputError otherwise.
+/// What name() says; throws InputError otherwise.
 GateInit gate_init_named(std::string_view text);
 const char* name(GateInit init);
 GateKind gate_kind(GateInit init);

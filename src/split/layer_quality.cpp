@@ -28,14 +28,17 @@ double mass_of(const float* h, const std::vector<std::int64_t>& neurons) {
 
 }  // namespace
 
-TokenRouting route(const Tensor& logits, std::int64_t k, bool softmax_over_all) {
+TokenRouting route(const Tensor& logits, std::int64_t k, const RouterConfig& router) {
   Backend& device = backend(Device::cpu);
   Tensor values = Tensor::empty({logits.rows(), k}, logits.dtype());
   TokenRouting routing{Tensor::empty({logits.rows(), k}, DType::i32), empty_like(values)};
   device.topk(values, routing.experts, logits, {});
-  device.router_weights_forward(
-      routing.weights, logits, routing.experts,
-      softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);
+  if (router.unit_weights)
+    device.fill(routing.weights, 1);
+  else
+    device.router_weights_forward(
+        routing.weights, logits, routing.experts,
+        router.softmax_over_all ? RouterWeights::softmax_of_all : RouterWeights::softmax_of_chosen);
   return routing;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "config/model_config.h"
 #include "core/tensor.h"
 #include "split/partition.h"
 
@@ -19,8 +20,9 @@ struct TokenRouting {
   Tensor experts, weights;
 };
 
-/// Which experts a gate chooses. logits: f32 [tokens, E].
-TokenRouting route(const Tensor& logits, std::int64_t k, bool softmax_over_all);
+/// Which experts a gate chooses, weighed as such a router does (unit weights before any training:
+/// by 1). logits: f32 [tokens, E].
+TokenRouting route(const Tensor& logits, std::int64_t k, const RouterConfig& router);
 
 /// How well the experts stand in for the dense FFN on calibration tokens.
 struct LayerQuality {

@@ -21,6 +21,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::string_view kExpertBias = ".experts.bias";
+
 /// Which matrix of a layer's routed or shared experts.
 struct ExpertPart {
   std::int64_t layer;
@@ -29,9 +31,10 @@ struct ExpertPart {
 };
 
 /// "layers.3.experts.up.weight" -> (3, routed, "up"); nothing for other parameters, such as those
-/// of the attention's experts.
+/// of the attention's experts and biases.
 std::optional<ExpertPart> expert_part(const std::string& parameter) {
-  if (parameter.find(".attention.") != std::string::npos) return std::nullopt;
+  if (parameter.find(".attention.") != std::string::npos || parameter.ends_with(kExpertBias))
+    return std::nullopt;
   for (const std::string_view kind : {".experts.", ".shared."}) {
     const std::size_t at = parameter.find(kind);
     if (at == std::string::npos) continue;
@@ -80,16 +83,25 @@ class ExpertSource {
   ExpertSource(const ModelFolder& dense, const SplitPlan& plan, DType dtype)
       : dense_(dense), dtype_(dtype) {
     for (const auto& [l, layer] : plan.layers) {
-      layers_[{l, false}] = {concatenated(layer.partition.experts),
-                             sizes_of(layer.partition.experts), layer.channel_scale};
-      layers_[{l, true}] = {
-          concatenated(layer.partition.shared), sizes_of(layer.partition.shared), {}};
+      Neurons& routed = layers_[{l, false}];
+      Neurons& shared = layers_[{l, true}];
+      routed = {concatenated(layer.partition.experts),
+                sizes_of(layer.partition.experts),
+                layer.channel_scale,
+                {}};
+      shared = {concatenated(layer.partition.shared), sizes_of(layer.partition.shared), {}, {}};
+      if (!layer.refit || !layer.refit->down.defined()) continue;
+      const auto rows = std::int64_t(routed.order.size());
+      routed.down = layer.refit->down.slice(0, rows);
+      if (!shared.order.empty())
+        shared.down = layer.refit->down.slice(rows, std::int64_t(shared.order.size()));
     }
   }
 
   /// Rows of the experts' `part` ("gate", "up", "down") of a layer.
   Tensor rows(const ExpertPart& of, std::int64_t first, std::int64_t count) {
     const Neurons& neurons = layers_.at({of.layer, of.shared});
+    if (of.part == "down" && neurons.down.defined()) return neurons.down.slice(first, count);
     Tensor weights = dense_.view(dense_name(of), 0, dense_.config().intermediate_size, dtype_);
     if (!weights.defined()) weights = held(of, [&] { return dense_.read(dense_name(of), dtype_); });
     Tensor result = gather_rows(weights, neurons.order, first, count);
@@ -102,8 +114,9 @@ class ExpertSource {
   /// Rows of `down` as [hidden, count], straight from a dense matrix that is stored transposed; one
   /// whole expert, or nothing.
   Tensor transposed_rows(const ExpertPart& of, std::int64_t first, std::int64_t count) {
-    const Tensor dense = dense_.view_transposed(dense_name(of), dtype_);
     const Neurons& neurons = layers_.at({of.layer, of.shared});
+    if (neurons.down.defined()) return {};
+    const Tensor dense = dense_.view_transposed(dense_name(of), dtype_);
     if (!dense.defined() || !neurons.is_expert(first, count) || !neurons.channel_scale.empty())
       return {};
     const Tensor all = held(of, [&] {
@@ -128,6 +141,7 @@ class ExpertSource {
   struct Neurons {
     std::vector<std::int64_t> order, sizes;
     std::vector<double> channel_scale;
+    Tensor down;  // refitted rows; undefined: the dense ones
 
     bool is_expert(std::int64_t first, std::int64_t count) const {
       std::int64_t begin = 0;
@@ -209,11 +223,18 @@ class SplitSource {
         dtype_(dtype),
         experts_(dense, plan, dtype),
         attention_(dense, plan.config, dtype),
-        routers_(router_rows(plan)) {}
+        routers_(router_rows(plan)) {
+    for (const auto& [l, layer] : plan.layers)
+      biases_[str("layers.", l, kExpertBias)] =
+          layer.refit && layer.refit->bias.defined()
+              ? layer.refit->bias
+              : Tensor::zeros({plan.config.moe.experts, plan.config.hidden_size}, DType::f32);
+  }
 
   Tensor rows(const std::string& name, std::int64_t first, std::int64_t count) {
     if (const auto part = expert_part(name)) return experts_.rows(*part, first, count);
     if (is_router_parameter(name)) return routers_(name, first, count);
+    if (name.ends_with(kExpertBias)) return biases_.at(name).slice(first, count);
     if (const Tensor held = attention_.rows(name, first, count); held.defined()) return held;
     const Tensor stored = dense_.view(name, first, count, dtype_);
     return stored.defined() ? stored : dense_.read(name, first, count, dtype_);
@@ -230,6 +251,7 @@ class SplitSource {
   ExpertSource experts_;
   AttentionExpertSource attention_;
   ParameterRows routers_;
+  std::map<std::string, Tensor> biases_;
 };
 
 std::vector<std::string> warnings_of(const SplitOptions& o, const SplitPlan& plan) {

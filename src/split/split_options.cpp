@@ -10,7 +10,7 @@ namespace moe {
 namespace {
 
 bool needs_inputs(GateInit gate) {
-  return gate == GateInit::centers || gate == GateInit::select || gate == GateInit::select_linear;
+  return gate != GateInit::mlp && gate != GateInit::linear && gate != GateInit::zeros;
 }
 
 /// The experts of the feed-forward, with scales of 1.
@@ -24,11 +24,15 @@ void add_feed_forward(const SplitOptions& o, GateInit gate, const std::vector<Ex
     if (o.shared > 0) m.shared_sizes.push_back(layer.shared);
   }
   m.gate = gate_kind(gate);
-  m.gate_bias = gate == GateInit::centers && o.gate_metric == TokenMetric::l2;
+  const bool native = o.format == ModelFormat::native;
+  m.gate_bias = (gate == GateInit::centers && o.gate_metric == TokenMetric::l2) ||
+                (gate == GateInit::logistic && native && o.weights != SplitWeights::flat);
+  m.unit_weights = o.weights == SplitWeights::unit;
+  m.expert_bias = o.refit == SplitRefit::down_and_bias;
   const bool random = gate == GateInit::mlp || gate == GateInit::linear;
   m.gate_noise = o.gate_noise.value_or(o.format == ModelFormat::llama_moe && random);
-  m.softmax_over_all =
-      o.softmax_over_all.value_or(o.format == ModelFormat::native && o.top_k == 1 && o.experts > 1);
+  m.softmax_over_all = o.softmax_over_all.value_or(o.weights == SplitWeights::softmax && native &&
+                                                   o.top_k == 1 && o.experts > 1);
   m.score_scale.assign(sizes.size(), 1);
 }
 
@@ -44,6 +48,42 @@ void check_dense_feed_forward(const SplitOptions& o) {
 }
 
 }  // namespace
+
+const char* name(SplitWeights weights) {
+  switch (weights) {
+    case SplitWeights::softmax:
+      return "softmax";
+    case SplitWeights::unit:
+      return "unit";
+    case SplitWeights::flat:
+      return "flat";
+  }
+  return "?";
+}
+
+const char* name(SplitRefit refit) {
+  switch (refit) {
+    case SplitRefit::none:
+      return "none";
+    case SplitRefit::down:
+      return "down";
+    case SplitRefit::down_and_bias:
+      return "down+bias";
+  }
+  return "?";
+}
+
+SplitWeights split_weights_named(std::string_view text) {
+  for (const SplitWeights w : {SplitWeights::softmax, SplitWeights::unit, SplitWeights::flat})
+    if (text == name(w)) return w;
+  throw InputError(str("unknown weights '", text, "': use softmax, unit or flat"));
+}
+
+SplitRefit split_refit_named(std::string_view text) {
+  for (const SplitRefit r : {SplitRefit::none, SplitRefit::down, SplitRefit::down_and_bias})
+    if (text == name(r)) return r;
+  throw InputError(str("unknown refit '", text, "': use none, down or down+bias"));
+}
 
 ExpertSizes expert_sizes_for(const SplitOptions& o, const Construction& construction,
                              std::int64_t neurons) {
@@ -91,7 +131,9 @@ void check_split_options(const SplitOptions& o, const ModelFolder& dense,
   MOE_REQUIRE(o.top_k >= 1 && o.top_k <= o.experts, "top-k must lie between 1 and the number of ",
               "experts (", o.experts, "), is ", o.top_k);
   MOE_REQUIRE(o.shared == 0 || o.indices || construction.shares(), "the method ", o.method,
-              " makes no shared experts: use residual or sharing-inter, or --shared 0");
+              " makes no shared experts without calibration text, by which those with the most "
+              "energy would be shared: give --calibration, use residual or sharing-inter, or "
+              "--shared 0");
   MOE_REQUIRE(o.scale.rule != SplitScale::Rule::number ||
                   (std::isfinite(o.scale.value) && o.scale.value > 0),
               "the scale must be a positive number, is ", o.scale.value);
@@ -113,6 +155,23 @@ void check_split_options(const SplitOptions& o, const ModelFolder& dense,
   MOE_REQUIRE(o.gate_temperature == 1 ||
                   (gate == GateInit::centers && o.gate_metric == TokenMetric::cosine),
               "a temperature belongs to the gate centers by cosine");
+  MOE_REQUIRE(o.weights == SplitWeights::softmax || (o.scale.rule == SplitScale::Rule::natural &&
+                                                     !o.softmax_over_all.value_or(false)),
+              name(o.weights),
+              " weights have a scale of their own: leave --scale and "
+              "--softmax-over-all out");
+  MOE_REQUIRE(calibrated || o.refit == SplitRefit::none,
+              "a refit needs calibration text: give token shards with --calibration");
+  MOE_REQUIRE(o.refit == SplitRefit::none || !o.align,
+              "a refit brings the channels to their size: leave --align out");
+  MOE_REQUIRE(o.refit == SplitRefit::none || !o.refit_ridges.empty(), "a refit needs a ridge");
+  for (const double ridge : o.refit_ridges)
+    MOE_REQUIRE(std::isfinite(ridge) && ridge > 0, "a ridge must be a positive number, is ", ridge);
+  MOE_REQUIRE(gate != GateInit::representative || o.method == "cmoe",
+              "the gate representative belongs to the method cmoe");
+  MOE_REQUIRE(gate != GateInit::representative || o.dry_run,
+              "the gate representative is no linear map, so no format holds it: compare it with "
+              "moe-split arms or --dry-run");
   MOE_REQUIRE(gate == GateInit::centers || !o.gate_balanced,
               "balanced clusters belong to the gate centers, not to ", name(gate));
 }

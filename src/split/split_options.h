@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "config/model_config.h"
@@ -18,6 +19,21 @@
 #include "split/token_clusters.h"
 
 namespace moe {
+
+/// How the chosen experts are weighed.
+enum class SplitWeights : std::uint8_t {
+  softmax,  // over the chosen logits, or over all (SplitOptions::softmax_over_all), times the scale
+  unit,     // each by 1 + s p, s learned from 0 on: parts of a dense FFN are added up. Native alone
+  flat,     // softmax over the chosen of logits made so small that all weigh nearly 1 / k, scale k:
+            // the same for formats that know the softmax alone
+};
+
+/// What is fitted anew of the experts in closed form (split/down_refit.h).
+enum class SplitRefit : std::uint8_t {
+  none,
+  down,           // the down projections, under the routing that will be used
+  down_and_bias,  // and a bias for each routed expert. Native alone
+};
 
 /// A dense model folder in, a mixture of experts out.
 struct SplitOptions {
@@ -35,6 +51,13 @@ struct SplitOptions {
   TokenMetric gate_metric = TokenMetric::cosine;  // centers: l2 needs a format with gate biases
   bool gate_balanced = false;                     // centers: every cluster as many tokens; l2 alone
   double gate_temperature = 1;  // centers by cosine: logits are x . unit centre / temperature
+  SplitWeights weights = SplitWeights::softmax;
+  SplitRefit refit = SplitRefit::none;
+  /// Ridges of the refit, of which validation text chooses.
+  std::vector<double> refit_ridges = {1e-4, 1e-3, 1e-2, 1e-1};
+  /// What the refit comes near to: what the dense FFN makes of the same input, or what brings the
+  /// residual stream back to the dense model's, so that a layer mends the ones before it.
+  bool refit_to_dense_stream = false;
   SplitScale scale;
   /// Scale every channel of the routed experts' output to the variance of what they stand for
   /// (LLaMA-MoE v2's alignment, without its biases), in the down projections.
@@ -44,6 +67,9 @@ struct SplitOptions {
   std::optional<bool> softmax_over_all;
   AttentionSplitOptions attention;
   CalibrationOptions calibration;
+  /// Text that decides between fits; empty: an eighth of the calibration text is held back for it
+  /// where it is needed.
+  std::vector<std::filesystem::path> validation;
   bool every_top_k = false;  // scales and measures for every number of chosen experts, not one
   std::uint64_t seed = 42;
   ModelFormat format = ModelFormat::llama_moe;
@@ -60,6 +86,12 @@ struct SplitOptions {
 struct ExpertSizes {
   std::vector<std::int64_t> routed, shared;
 };
+/// The names of moe-split's options for these; the readers throw InputError for others.
+const char* name(SplitWeights weights);
+const char* name(SplitRefit refit);
+SplitWeights split_weights_named(std::string_view text);
+SplitRefit split_refit_named(std::string_view text);
+
 ExpertSizes expert_sizes_for(const SplitOptions& options, const Construction& construction,
                              std::int64_t neurons);
 

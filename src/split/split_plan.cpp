@@ -9,14 +9,18 @@
 
 #include "core/error.h"
 #include "kernels/backend.h"
-#include "split/balanced_assignment.h"
+#include "split/expert_sum.h"
 #include "split/importance.h"
+#include "split/layer_gate.h"
 #include "split/neuron_indices.h"
+#include "split/text_stream.h"
 
 namespace moe {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kHeldBack = 8;  // every so many documents of the calibration text
 
 bool contains(const std::vector<std::int64_t>& list, std::int64_t value) {
   return std::find(list.begin(), list.end(), value) != list.end();
@@ -67,10 +71,15 @@ std::vector<std::int32_t> own_labels(const TokenClustering& all, std::int64_t mi
 
 class Planner {
  public:
-  Planner(const ModelFolder& dense, const SplitOptions& options, Communicator& world)
-      : dense_(dense), o_(options), world_(world) {
+  Planner(const ModelFolder& dense, const SplitOptions& options, Communicator& world,
+          const PlannedLayer& planned)
+      : dense_(dense), o_(options), world_(world), planned_(planned) {
     if (o_.indices) take_indices();
     construction_ = make_construction(o_.indices ? "random" : o_.method, o_.construction);
+    const bool calibrated = !o_.calibration.shards.empty();
+    if (o_.shared > 0 && calibrated && !o_.indices && !construction_->shares() &&
+        construction_->coverage() == Coverage::exact)
+      construction_ = share_by_energy(std::move(construction_));
     plan_.gate_init =
         o_.gate.value_or(o_.format == ModelFormat::llama_moe ? GateInit::mlp : GateInit::linear);
     plan_.seed = o_.seed;
@@ -101,21 +110,13 @@ class Planner {
           dense_.require_finite(name);
           return dense_.read(name, DType::f32);
         };
-        add_layer(l, weights, {});
+        plan_.layers.emplace(l, divided(l, weights, nullptr));
       }
     } else {
       dense_.require_finite();
-      text_ = load_calibration(o_.calibration, dense_, o_.seed, world_);
-      plan_.calibration_tokens = text_.all_tokens;
+      load_texts();
       score_importance();
-      const LayerVisit visit = [&](std::int64_t l, const DenseLayer& layer, const Tensor& own) {
-        if (left_dense(l)) return;
-        const FfnWeights weights = [&](std::string_view part) {
-          return (part == "gate" ? layer.gate() : part == "up" ? layer.up() : layer.down()).clone();
-        };
-        add_layer(l, weights, gather_ranks(own, world_));
-      };
-      visit_layers(dense_, text_, visit, attention_visit());
+      plan_layers();
     }
     if (plan_.config.is_moe()) plan_.config = plan_.config_with(o_.top_k);
     plan_.seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -125,14 +126,139 @@ class Planner {
  private:
   bool left_dense(std::int64_t l) const { return o_.experts == 0 || contains(o_.dense_layers, l); }
 
-  /// Plans the attention of every layer that has experts in it; nothing where none has.
-  LayerVisit attention_visit() {
-    if (!plan_.config.is_attention_moe()) return {};
-    return [this](std::int64_t l, const DenseLayer&, const Tensor& own) {
-      if (plan_.config.is_attention_moe_layer(l))
+  /// Whether layers are fitted to what those before them give once they are split, and validation
+  /// text decides: so with everything that is fitted in closed form.
+  bool follows_split_model() const {
+    return o_.experts > 0 &&
+           (o_.refit != SplitRefit::none || construction_->need() == CalibrationNeed::own_inputs ||
+            plan_.gate_init == GateInit::logistic);
+  }
+
+  void load_texts() {
+    const bool hold_back = follows_split_model() && o_.validation.empty();
+    FitTexts texts =
+        load_and_hold_back(o_.calibration, dense_, o_.seed, hold_back ? kHeldBack : 0, world_);
+    text_ = std::move(texts.fit);
+    validation_ = std::move(texts.validation);
+    if (follows_split_model() && !hold_back) {
+      CalibrationOptions options = o_.calibration;
+      options.shards = o_.validation;
+      options.tokens = std::max<std::int64_t>(1, options.tokens / (kHeldBack - 1));
+      validation_ = load_calibration(options, dense_, o_.seed, world_);
+    }
+    require_disjoint(text_, "calibration text", validation_, "validation text");
+    plan_.calibration_tokens = text_.all_tokens;
+    plan_.validation_tokens = validation_.all_tokens;
+  }
+
+  /// The calibration text, the validation text where there is any, and both on their way through
+  /// the dense model where the refit wants that.
+  struct Streams {
+    TextStream fit;
+    std::optional<TextStream> validation, dense_fit, dense_validation;
+
+    template <class F>
+    void each(F&& f) {
+      f(fit);
+      for (auto* s : {&validation, &dense_fit, &dense_validation})
+        if (*s) f(**s);
+    }
+  };
+
+  void plan_layers() {
+    Streams streams{TextStream(dense_, text_), {}, {}, {}};
+    if (follows_split_model()) streams.validation.emplace(dense_, validation_);
+    if (o_.refit != SplitRefit::none && o_.refit_to_dense_stream) {
+      streams.dense_fit.emplace(dense_, text_);
+      streams.dense_validation.emplace(dense_, validation_);
+    }
+    for (std::int64_t l = 0; l < dense_.config().layers; ++l) {
+      const DenseLayer layer(dense_, l);
+      if (plan_.config.is_attention_moe() && plan_.config.is_attention_moe_layer(l))
         plan_.attention[l] =
-            plan_attention_layer(o_.attention, plan_.config, l, gather_ranks(own, world_), o_.seed);
+            plan_attention_layer(o_.attention, plan_.config, l,
+                                 gather_ranks(streams.fit.attention_input(layer), world_), o_.seed);
+      streams.each([&](TextStream& s) { s.attend(layer); });
+      if (left_dense(l)) {
+        streams.each([&](TextStream& s) { s.add_dense_ffn(layer); });
+        if (planned_) planned_(l, layer, nullptr);
+      } else {
+        plan_ffn(l, layer, streams);
+      }
+    }
+  }
+
+  /// Plans the FFN of a layer whose attention is behind the streams, and moves them on.
+  void plan_ffn(std::int64_t l, const DenseLayer& dense, Streams& streams) {
+    const FfnMatrices ffn{dense.gate(), dense.up(), dense.down()};
+    const Tensor inputs = streams.fit.ffn_input(dense);
+    const Tensor held_back = streams.validation ? streams.validation->ffn_input(dense) : Tensor();
+    LayerCalibration calibration{{}, {}, inputs, held_back, &world_};
+    if (wants_all_inputs()) calibration.inputs = gather_ranks(inputs, world_);
+    if (!importance_.empty()) calibration.importance = importance_[std::size_t(l)];
+    const FfnWeights weights = [&](std::string_view part) {
+      return (part == "gate" ? ffn.gate : part == "up" ? ffn.up : ffn.down).clone();
     };
+    SplitPlan::Layer layer = divided(l, weights, &calibration);
+    make_gate(l, ffn, calibration, &layer);
+    measure(ffn, held_back.defined() ? gather_ranks(held_back, world_) : calibration.inputs, l,
+            &layer);
+
+    const GateLogits logits = logits_of(l, layer, ffn);
+    const double scale = layer.scale.at(o_.top_k);
+    const auto route_rows = [&](const Tensor& x) {
+      return route(logits(x), o_.top_k, plan_.config.moe);
+    };
+    if (streams.validation) {
+      ExpertSum experts(ffn, layer.partition);
+      const TokenRouting routing = route_rows(inputs), held_routing = route_rows(held_back);
+      if (o_.refit != SplitRefit::none)
+        refit(experts, ffn, dense, streams, routing, held_routing, &layer);
+      streams.fit.add(experts.output(inputs, routing, scale));
+      streams.validation->add(experts.output(held_back, held_routing, scale));
+      if (streams.dense_fit) streams.dense_fit->add_dense_ffn(dense);
+      if (streams.dense_validation) streams.dense_validation->add_dense_ffn(dense);
+    } else {
+      streams.fit.add_dense_ffn(dense);
+    }
+    const SplitPlan::Layer& kept = plan_.layers.emplace(l, std::move(layer)).first->second;
+    if (!planned_) return;
+    const PlannedRouting told{kept, route_rows, scale};
+    planned_(l, dense, &told);
+  }
+
+  void refit(ExpertSum& experts, const FfnMatrices& ffn, const DenseLayer& dense, Streams& streams,
+             const TokenRouting& routing, const TokenRouting& held_routing,
+             SplitPlan::Layer* layer) const {
+    const auto text = [&](TextStream& own, std::optional<TextStream>& parent,
+                          const TokenRouting& chosen) {
+      RefitText t{own.ffn_input(dense), {}, chosen};
+      if (!parent) {
+        t.targets = dense_ffn_output(t.inputs, ffn);
+        return t;
+      }
+      Backend& device = backend(Device::cpu);
+      t.targets = dense_ffn_output(parent->ffn_input(dense), ffn);
+      device.add_into(t.targets, parent->rows());
+      Tensor mine = own.rows();
+      device.scale(mine, -1);
+      device.add_into(t.targets, mine);
+      return t;
+    };
+    layer->refit = refit_layer(experts, std::int64_t(concatenated(layer->partition.shared).size()),
+                               text(streams.fit, streams.dense_fit, routing),
+                               text(*streams.validation, streams.dense_validation, held_routing),
+                               layer->scale.at(o_.top_k), o_.refit == SplitRefit::down_and_bias,
+                               o_.refit_ridges, world_);
+    if (layer->refit->down.defined()) experts.set_down(layer->refit->down, layer->refit->bias);
+  }
+
+  bool wants_all_inputs() const {
+    const CalibrationNeed need = construction_->need();
+    const bool by_closed_form =
+        plan_.gate_init == GateInit::logistic || plan_.gate_init == GateInit::representative;
+    return need == CalibrationNeed::inputs || need == CalibrationNeed::importance_by_input ||
+           !follows_split_model() || !by_closed_form;
   }
 
   void take_indices() {
@@ -186,9 +312,9 @@ class Planner {
         o_.experts, world_);
   }
 
-  void add_layer(std::int64_t l, const FfnWeights& weights, const Tensor& inputs) {
-    LayerCalibration calibration{inputs, {}};
-    if (!importance_.empty()) calibration.importance = importance_[std::size_t(l)];
+  /// The layer's neurons divided, with scales that ask no text.
+  SplitPlan::Layer divided(std::int64_t l, const FfnWeights& weights,
+                           const LayerCalibration* calibration) {
     SplitContext context;
     context.layer = l;
     context.seed = o_.seed;
@@ -196,7 +322,8 @@ class Planner {
     const ExpertSizes& sizes = sizes_[std::size_t(l)];
     context.sizes = sizes.routed;
     context.shared_sizes = sizes.shared;
-    if (inputs.defined()) context.calibration = &calibration;
+    context.top_k = o_.top_k;
+    context.calibration = calibration;
 
     SplitPlan::Layer layer;
     if (const auto given = given_.find(l); given != given_.end()) {
@@ -205,6 +332,7 @@ class Planner {
       LayerSplit split = construction_->split(context, weights);
       layer.partition = std::move(split.partition);
       layer.measures = std::move(split.measures);
+      layer.representatives = std::move(split.representatives);
       check_partition(layer.partition, context.neurons, construction_->coverage());
       MOE_CHECK(sizes_of(layer.partition.experts) == sizes.routed &&
                     sizes_of(layer.partition.shared) == sizes.shared,
@@ -212,19 +340,19 @@ class Planner {
                 " neurons, not of ", join(sizes.routed, ", "));
     }
     for (const std::int64_t k : top_ks_)
-      layer.scale[k] = scale_without_text(o_.scale, construction_->natural_scale(o_.experts, k),
-                                          o_.experts, k, plan_.config.moe.softmax_over_all);
-    if (inputs.defined()) {
-      const FfnMatrices ffn{weights("gate"), weights("up"), weights("down")};
-      make_gate(l, ffn, inputs, &layer);
-      measure(ffn, inputs, l, &layer);
-    }
-    plan_.layers.emplace(l, std::move(layer));
+      layer.scale[k] =
+          o_.weights == SplitWeights::unit ? 1
+          : o_.weights == SplitWeights::flat
+              ? double(k)
+              : scale_without_text(o_.scale, construction_->natural_scale(o_.experts, k),
+                                   o_.experts, k, plan_.config.moe.softmax_over_all);
+    return layer;
   }
 
-  void make_gate(std::int64_t l, const FfnMatrices& ffn, const Tensor& inputs,
+  void make_gate(std::int64_t l, const FfnMatrices& ffn, const LayerCalibration& calibration,
                  SplitPlan::Layer* layer) {
     const GateInit init = plan_.gate_init;
+    const Tensor& inputs = calibration.inputs;
     if (init == GateInit::centers) {
       const TokenClustering& found = clusters(l, inputs);
       layer->gate_agreement = routing_agreement(inputs, found);
@@ -238,25 +366,44 @@ class Planner {
       const Tensor mass = activation_mass(inputs, ffn, layer->partition.experts);
       layer->gate = train_gate(gate_kind(init), inputs, best_experts(mass, o_.top_k), o_.seed,
                                std::uint64_t(l));
+    } else if (init == GateInit::logistic) {
+      layer->gate = fit_layer_gate(calibration.own, ffn, layer->partition, o_.top_k,
+                                   plan_.config.moe.gate_bias, world_);
     }
+    if (o_.weights != SplitWeights::flat) return;
+    if (init == GateInit::linear || init == GateInit::zeros) layer->gate = initial_gate(l);
+    flatten_gate(layer->gate, calibration.own, world_);
+  }
+
+  /// The gate as it starts where no text says anything.
+  GateWeights initial_gate(std::int64_t l) const {
+    GateWeights gate;
+    const ParameterRows rows = gate_weights(plan_.config, plan_.gate_init, o_.seed);
+    const std::string router = str("layers.", l, ".router.");
+    if (plan_.config.moe.gate == GateKind::mlp) {
+      gate.hidden = rows(router + "hidden.weight", 0, o_.experts);
+      gate.output = rows(router + "output.weight", 0, o_.experts);
+    } else {
+      gate.weight = rows(router + "weight", 0, o_.experts);
+    }
+    return gate;
+  }
+
+  GateLogits logits_of(std::int64_t l, const SplitPlan::Layer& layer,
+                       const FfnMatrices& ffn) const {
+    if (plan_.gate_init == GateInit::representative)
+      return representative_logits(ffn, layer.representatives);
+    const bool made = layer.gate.weight.defined() || layer.gate.hidden.defined();
+    return [gate = made ? layer.gate : initial_gate(l)](const Tensor& x) {
+      return gate_logits(gate, x);
+    };
   }
 
   void measure(const FfnMatrices& ffn, const Tensor& inputs, std::int64_t l,
                SplitPlan::Layer* layer) const {
-    GateWeights gate = layer->gate;
-    if (!gate.weight.defined() && !gate.hidden.defined()) {
-      const ParameterRows rows = gate_weights(plan_.config, plan_.gate_init, o_.seed);
-      const std::string router = str("layers.", l, ".router.");
-      if (plan_.config.moe.gate == GateKind::mlp) {
-        gate.hidden = rows(router + "hidden.weight", 0, o_.experts);
-        gate.output = rows(router + "output.weight", 0, o_.experts);
-      } else {
-        gate.weight = rows(router + "weight", 0, o_.experts);
-      }
-    }
-    const Tensor logits = gate_logits(gate, inputs);
+    const Tensor logits = logits_of(l, *layer, ffn)(inputs);
     for (auto& [k, scale] : layer->scale) {
-      const TokenRouting routing = route(logits, k, plan_.config.moe.softmax_over_all);
+      const TokenRouting routing = route(logits, k, plan_.config.moe);
       LayerQuality q = measure_layer(inputs, ffn, layer->partition, routing, scale);
       if (o_.scale.rule == SplitScale::Rule::least_squares && q.best_scale > 0) {
         for (double& c : q.channel_scale) c *= scale / q.best_scale;
@@ -268,47 +415,19 @@ class Planner {
     }
   }
 
-  /// The clusters in the order of the experts whose neurons fire most for them, one cluster each.
-  static TokenClustering matched_to_experts(const TokenClustering& found, const Tensor& inputs,
-                                            const FfnMatrices& ffn, const NeuronSets& experts);
-
   const ModelFolder& dense_;
   SplitOptions o_;  // as given, but for what `indices` says
   Communicator& world_;
   std::map<std::int64_t, Partition> given_;  // by `indices`
   std::unique_ptr<Construction> construction_;
   std::vector<ExpertSizes> sizes_;  // of each layer
-  CalibrationText text_;
+  const PlannedLayer& planned_;
+  CalibrationText text_, validation_;
   std::map<std::int64_t, TokenClustering> clusters_;
   std::vector<Tensor> importance_;
   std::set<std::int64_t> top_ks_;
   SplitPlan plan_;
 };
-
-TokenClustering Planner::matched_to_experts(const TokenClustering& found, const Tensor& inputs,
-                                            const FfnMatrices& ffn, const NeuronSets& experts) {
-  const auto n = std::int64_t(experts.size());
-  const Tensor mass = activation_mass(inputs, ffn, experts);
-  std::vector<double> share(std::size_t(n * n), 0.0);
-  for (std::int64_t t = 0; t < mass.rows(); ++t) {
-    const float* m = mass.data<float>() + t * n;
-    const double all = std::accumulate(m, m + n, 1e-30);
-    for (std::int64_t e = 0; e < n; ++e)
-      share[std::size_t(found.labels[std::size_t(t)] * n + e)] += double(m[e]) / all;
-  }
-  const double largest = *std::max_element(share.begin(), share.end());
-  std::vector<std::int64_t> costs, prices(std::size_t(n), 0);
-  for (const double s : share) costs.push_back(-std::llround(s / largest * 0x1p30));
-  const std::vector<std::int32_t> expert_of =
-      balanced_assignment(costs, std::vector<std::int64_t>(std::size_t(n), 1), prices);
-  TokenClustering ordered{empty_like(found.weight), empty_like(found.bias), {}};
-  for (std::int64_t c = 0; c < n; ++c) {
-    const std::int64_t e = expert_of[std::size_t(c)];
-    ordered.weight.slice(e, 1).copy_from(found.weight.slice(c, 1));
-    ordered.bias.slice(e, 1).copy_from(found.bias.slice(c, 1));
-  }
-  return ordered;
-}
 
 }  // namespace
 
@@ -319,8 +438,9 @@ ModelConfig SplitPlan::config_with(std::int64_t top_k) const {
   return c;
 }
 
-SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world) {
-  return Planner(dense, options, world).make();
+SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world,
+                     const PlannedLayer& planned) {
+  return Planner(dense, options, world, planned).make();
 }
 
 }  // namespace moe

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "config/model_config.h"
 #include "split/gate_training.h"
 #include "split/layer_quality.h"
+#include "split/refit_layer.h"
 #include "split/split_options.h"
 
 namespace moe {
@@ -28,6 +30,9 @@ struct SplitPlan {
     /// SplitOptions::every_top_k.
     std::map<std::int64_t, LayerQuality> quality;
     std::optional<double> gate_agreement;  // centers: tokens routed to their own cluster
+    /// Of SplitOptions::refit: what replaces the dense down projections, if anything does.
+    std::optional<LayerRefit> refit;
+    std::vector<std::int64_t> representatives;  // neurons of GateInit::representative
   };
 
   ModelConfig config;
@@ -38,7 +43,7 @@ struct SplitPlan {
   GateInit attention_gate = GateInit::linear;
   /// Layers whose attention has experts, as far as calibration text says something of them.
   std::map<std::int64_t, AttentionLayerPlan> attention;
-  std::int64_t calibration_tokens = 0;
+  std::int64_t calibration_tokens = 0, validation_tokens = 0;
   double seconds = 0;
 
   /// The model with another number of chosen experts and the scales for it, one that was planned;
@@ -46,11 +51,23 @@ struct SplitPlan {
   ModelConfig config_with(std::int64_t top_k) const;
 };
 
-/// Decides a split. Collective: ranks share the calibration text and come to the same plan. Throws
+/// Hears of every layer with experts as soon as it is planned: how its tokens choose, given rows of
+/// what its FFN is given, f32 [rows, hidden].
+struct PlannedRouting {
+  const SplitPlan::Layer& layer;
+  std::function<TokenRouting(const Tensor& inputs)> route;
+  double scale;
+};
+using PlannedLayer =
+    std::function<void(std::int64_t index, const DenseLayer& dense, const PlannedRouting* planned)>;
+
+/// Decides a split, and tells `planned` of every layer in turn (nothing planned: it stays dense).
+/// Collective: ranks share the calibration text and come to the same plan. Throws
 /// InputError for options that cannot be: the input is no dense model, more experts than FFN
 /// neurons, an output that exists without `force`, NaN or infinity in a weight that it reads, top_k
 /// outside [1, experts], a gate, noise or sizes that the format cannot hold, a method or gate that
 /// needs calibration text where none is given.
-SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world);
+SplitPlan plan_split(const ModelFolder& dense, const SplitOptions& options, Communicator& world,
+                     const PlannedLayer& planned = {});
 
 }  // namespace moe

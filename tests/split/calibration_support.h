@@ -41,14 +41,15 @@ inline std::filesystem::path write_dense(const TestFolder& folder, const ModelCo
 inline std::filesystem::path write_shard(const TestFolder& folder, const ModelConfig& config,
                                          const std::vector<std::int64_t>& lengths,
                                          const std::string& name = "text.h5",
-                                         const std::string& tokenizer_hash = "") {
+                                         const std::string& tokenizer_hash = "",
+                                         std::uint64_t seed = 3) {
   TokenFileInfo info;
   info.domain = "test";
   info.vocabulary_size = config.vocab_size;
   info.tokenizer_hash = tokenizer_hash;
   info.bos_id = std::int32_t(config.bos_token);
   TokenWriter writer(info, folder.path());
-  const Philox random(3, RandomPurpose::test);
+  const Philox random(seed, RandomPurpose::test);
   std::uint64_t n = 0;
   for (const std::int64_t length : lengths) {
     std::vector<std::int32_t> ids = {std::int32_t(config.bos_token)};

@@ -96,7 +96,8 @@ TEST(Construction, UnknownMethodIsRefusedWithTheNamesOfAll) {
   EXPECT_THAT([] { make_construction("kmeans", {}); },
               ThrowsMessage<InputError>(
                   HasSubstr("use random or sequential or clustering or coactivation or gradient or "
-                            "sharing-inner or sharing-inter or residual or copy")));
+                            "sharing-inner or sharing-inter or residual or joint or energy or "
+                            "cmoe or gate-variation or copy")));
 }
 
 TEST(Construction, WhoeverDoesNotSayOtherwiseMakesEvenPartsScaledLikeLlamaMoe) {
@@ -109,9 +110,11 @@ TEST(Construction, WhoeverDoesNotSayOtherwiseMakesEvenPartsScaledLikeLlamaMoe) {
 }
 
 TEST(Construction, OnlyMethodsThatKnowHowMakeSharedExperts) {
+  std::vector<std::string> sharing;
   for (const std::string& name : construction_names())
-    EXPECT_EQ(make_construction(name, {})->shares(), name == "sharing-inter" || name == "residual")
-        << name;
+    if (make_construction(name, {})->shares()) sharing.push_back(name);
+  EXPECT_THAT(sharing, ElementsAre("sharing-inter", "residual", "joint", "energy", "cmoe",
+                                   "gate-variation"));
 }
 
 TEST(Construction, CalibrationIsAskedForAsTheMethodNeedsIt) {
@@ -122,6 +125,8 @@ TEST(Construction, CalibrationIsAskedForAsTheMethodNeedsIt) {
     EXPECT_EQ(make_construction(name, by_inputs)->need(), CalibrationNeed::importance_by_input);
   }
   EXPECT_EQ(make_construction("coactivation", {})->need(), CalibrationNeed::inputs);
+  for (const std::string name : {"joint", "energy", "cmoe", "gate-variation"})
+    EXPECT_EQ(make_construction(name, {})->need(), CalibrationNeed::own_inputs);
   for (const std::string name : {"random", "sequential", "clustering", "copy"})
     EXPECT_EQ(make_construction(name, {})->need(), CalibrationNeed::nothing);
 }

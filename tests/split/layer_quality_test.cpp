@@ -50,7 +50,7 @@ TEST(LayerQuality, EqualsPlainLoopsForOverlappingAndSharedExperts) {
   const Tensor x = random_tensor({kTokens, kHidden}, DType::f32, 4);
   const Tensor logits = random_tensor({kTokens, 3}, DType::f32, 5);
   const Partition p{{{0, 1, 2, 7}, {2, 3, 4}, {5, 6}}, {{8, 9}}};  // 2 in two experts
-  const TokenRouting routing = route(logits, 2, false);
+  const TokenRouting routing = route(logits, 2, RouterConfig{});
   const double scale = 1.3;
   const LayerQuality q = measure_layer(x, f, p, routing, scale);
 
@@ -98,7 +98,7 @@ TEST(LayerQuality, AllExpertsOfAnExactPartitionLoseNothing) {
   const Tensor x = random_tensor({40, kHidden}, DType::f32, 4);
   const Partition p{{{0, 3, 5}, {1, 2, 4}, {6, 7, 8, 9}}};
   const LayerQuality q =
-      measure_layer(x, f, p, route(Tensor::zeros({40, 3}, DType::f32), 3, false), 3);
+      measure_layer(x, f, p, route(Tensor::zeros({40, 3}, DType::f32), 3, RouterConfig{}), 3);
   EXPECT_LT(q.error, 1e-6);
   EXPECT_NEAR(q.best_scale, 3, 1e-5);
   EXPECT_NEAR(q.recall, 1, 1e-6);
@@ -109,7 +109,7 @@ TEST(LayerQuality, ChannelScalesGiveTheRoutedPartTheVarianceOfItsTarget) {
   const FfnMatrices f = ffn();
   const Tensor x = random_tensor({kTokens, kHidden}, DType::f32, 4);
   const Partition p{{{0, 1, 2, 3}, {4, 5, 6}}, {{7, 8, 9}}};
-  const TokenRouting routing = route(random_tensor({kTokens, 2}, DType::f32, 6), 1, false);
+  const TokenRouting routing = route(random_tensor({kTokens, 2}, DType::f32, 6), 1, RouterConfig{});
   const LayerQuality q = measure_layer(x, f, p, routing, 1.7);
   FfnMatrices aligned = f;
   aligned.down = f.down.clone();
@@ -148,7 +148,7 @@ TEST(GateTraining, LearnsWhichExpertsFireMost) {
   const Tensor targets = best_experts(gate_logits(linear, x), 1);
   for (const GateKind kind : {GateKind::linear, GateKind::mlp}) {
     const Tensor chosen =
-        route(gate_logits(train_gate(kind, x, targets, 1, 0), x), 1, false).experts;
+        route(gate_logits(train_gate(kind, x, targets, 1, 0), x), 1, RouterConfig{}).experts;
     std::int64_t right = 0;
     for (std::int64_t t = 0; t < 2000; ++t)
       right += targets.data<float>()[t * 4 + chosen.data<std::int32_t>()[t]] == 1;

@@ -26,6 +26,10 @@ inline LayerCalibration random_calibration(std::int64_t neurons, std::int64_t hi
                         random_tensor({experts + 1, neurons}, DType::f64, seed + 1)};
   double* scores = c.importance.data<double>();
   for (std::int64_t i = 0; i < c.importance.size(); ++i) scores[i] *= scores[i];
+  c.own = c.inputs;
+  c.validation = random_tensor({20, hidden}, DType::f32, seed + 2);
+  static const std::unique_ptr<Communicator> alone = single_rank();
+  c.world = alone.get();
   return c;
 }
 

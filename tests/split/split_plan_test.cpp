@@ -337,7 +337,10 @@ TEST_F(SplitPlanTest, WhatCannotBeIsRefused) {
     o.scale = SplitScale::Rule::least_squares;
     without_text(o);
   });
-  refused("the method random makes no shared experts", [](SplitOptions& o) { o.shared = 1; });
+  refused("the method random makes no shared experts", [&](SplitOptions& o) {
+    o.shared = 1;
+    without_text(o);
+  });
   refused("4 experts of 6 neurons are 24, the FFN has 20",
           [](SplitOptions& o) { o.expert_size = 6; });
   refused("layer 2 cannot be left dense", [](SplitOptions& o) { o.dense_layers = {2}; });
