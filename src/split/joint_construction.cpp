@@ -11,6 +11,7 @@
 #include "split/clustering.h"
 #include "split/construction.h"
 #include "split/logistic_router.h"
+#include "split/token_sums.h"
 
 namespace moe {
 namespace {
@@ -38,18 +39,7 @@ class Tokens {
   /// Energy of each routed expert for each token, f32 [tokens, experts]; shared neurons have the
   /// label `experts`.
   Tensor by_expert(const std::vector<std::int32_t>& labels, std::int64_t experts) const {
-    const Tensor sums = Tensor::empty({energy_.rows(), experts}, DType::f32);
-    parallel_for(energy_.rows(), 16, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<double> sum(std::size_t(experts) + 1);
-      for (std::int64_t t = begin; t < end; ++t) {
-        std::fill(sum.begin(), sum.end(), 0.0);
-        const float* v = energy_.data<float>() + t * energy_.cols();
-        for (std::size_t n = 0; n < labels.size(); ++n) sum[std::size_t(labels[n])] += double(v[n]);
-        for (std::int64_t e = 0; e < experts; ++e)
-          sums.data<float>()[t * experts + e] = float(sum[std::size_t(e)]);
-      }
-    });
-    return sums;
+    return sums_by_group(energy_, labels, experts);
   }
 
   /// The energy of each neuron on the tokens that chose each expert: f64 [experts, neurons].
@@ -169,18 +159,15 @@ class JointSearch {
   /// The energy of what held-back tokens get, shared neurons and the experts that the gate chooses,
   /// over all energy.
   double share(const std::vector<std::int32_t>& labels, const GateWeights& gate) const {
-    const Tensor by_expert = validation_.by_expert(labels, experts_);
+    const Tensor by_group = sums_by_group(validation_.energy(), labels, experts_ + 1);
     const Tensor chosen = largest(gate_logits(gate, validation_.inputs()), context_.top_k);
-    double got = parallel_sum(by_expert.rows(), 64, [&](std::int64_t begin, std::int64_t end) {
+    double got = parallel_sum(by_group.rows(), 64, [&](std::int64_t begin, std::int64_t end) {
       double sum = 0;
       for (std::int64_t t = begin; t < end; ++t) {
+        const float* energy = by_group.data<float>() + t * by_group.cols();
+        sum += double(energy[experts_]);
         for (std::int64_t j = 0; j < chosen.cols(); ++j)
-          sum +=
-              double(by_expert.data<float>()[t * experts_ +
-                                             chosen.data<std::int32_t>()[t * chosen.cols() + j]]);
-        const float* v = validation_.energy().data<float>() + t * validation_.energy().cols();
-        for (std::size_t n = 0; n < labels.size(); ++n)
-          if (labels[n] == experts_) sum += double(v[n]);
+          sum += double(energy[chosen.data<std::int32_t>()[t * chosen.cols() + j]]);
       }
       return sum;
     });
