@@ -44,17 +44,7 @@ class Tokens {
 
   /// The energy of each neuron on the tokens that chose each expert: f64 [experts, neurons].
   Tensor benefits(const Tensor& chosen, std::int64_t experts) const {
-    const std::int64_t neurons = energy_.cols(), k = chosen.cols();
-    Tensor sums = Tensor::zeros({experts, neurons}, DType::f64);
-    parallel_for(neurons, 256, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = 0; t < energy_.rows(); ++t)
-        for (std::int64_t j = 0; j < k; ++j) {
-          double* to = sums.data<double>() + chosen.data<std::int32_t>()[t * k + j] * neurons;
-          const float* v = energy_.data<float>() + t * neurons;
-          for (std::int64_t n = begin; n < end; ++n) to[n] += double(v[n]);
-        }
-    });
-    return sums;
+    return sums_by_choice(energy_, chosen, experts);
   }
 
  private:

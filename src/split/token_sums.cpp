@@ -4,13 +4,14 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/parallel.h"
 #include "kernels/cpu/matrix_product.h"
 
 namespace moe {
 namespace {
 
-// Tokens of one product.
-constexpr std::int64_t kTokens = 128;
+// Tokens of one product, and the tasks that tokens are divided among, whatever the threads.
+constexpr std::int64_t kTokens = 128, kTasks = 16;
 
 }  // namespace
 
@@ -31,6 +32,36 @@ Tensor sums_by_group(const Tensor& x, const std::vector<std::int32_t>& labels,
                    Matrix<float>{sums.data<float>() + first * groups, groups});
   });
   return sums;
+}
+
+Tensor sums_by_choice(const Tensor& x, const Tensor& chosen, std::int64_t experts) {
+  const std::int64_t rows = x.rows(), cols = x.cols(), k = chosen.cols(), size = experts * cols;
+  MOE_CHECK(chosen.rows() == rows, chosen.rows(), " choices for ", rows, " tokens");
+  const Tensor parts = Tensor::zeros({kTasks, experts, cols}, DType::f64);
+  run_tasks(kTasks, [&](std::int64_t task) {
+    std::vector<float> members(std::size_t(kTokens * experts), 0.0f);
+    std::vector<float> product(std::size_t(size), 0.0f);
+    double* sums = parts.data<double>() + task * size;
+    const std::int64_t end = rows * (task + 1) / kTasks;
+    for (std::int64_t first = rows * task / kTasks; first < end; first += kTokens) {
+      const std::int64_t tokens = std::min(kTokens, end - first);
+      std::fill(members.begin(), members.end(), 0.0f);
+      for (std::int64_t i = 0; i < tokens * k; ++i)
+        members[std::size_t(i / k * experts + chosen.data<std::int32_t>()[first * k + i])] += 1;
+      matrix_product({experts, cols, tokens, true, false, 0},
+                     Matrix<const float>{members.data(), experts},
+                     Matrix<const float>{x.data<float>() + first * cols, cols},
+                     Matrix<float>{product.data(), cols});
+      for (std::int64_t i = 0; i < size; ++i) sums[i] += double(product[std::size_t(i)]);
+    }
+  });
+  const Tensor total = parts.slice(0, 1).view({experts, cols});
+  parallel_for(size, 1 << 14, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t task = 1; task < kTasks; ++task)
+      for (std::int64_t i = begin; i < end; ++i)
+        total.data<double>()[i] += parts.data<double>()[task * size + i];
+  });
+  return total.clone();
 }
 
 }  // namespace moe

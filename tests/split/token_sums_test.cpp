@@ -26,5 +26,21 @@ TEST(TokenSums, AddUpTheColumnsOfEachGroupAndLeaveOutTheRest) {
       [&] { return std::vector<Tensor>{sums_by_group(x, labels, kExperts)}; });
 }
 
+TEST(TokenSums, AddUpTheTokensThatChoseEachExpert) {
+  for (const std::int64_t tokens : {0, 7, 2900}) {  // fewer than tasks; more than one product each
+    const std::int64_t columns = 30;
+    const Tensor x = random_tensor({tokens, columns}, DType::f32, 2);
+    const Tensor chosen = test::random_indices({tokens, 2}, 0, kExperts - 2, 3);  // the last: none
+    std::vector<double> expected(std::size_t(kExperts * columns), 0.0);
+    for (std::int64_t i = 0; i < 2 * tokens; ++i)
+      for (std::int64_t c = 0; c < columns; ++c)
+        expected[std::size_t(chosen.data<std::int32_t>()[i] * columns + c)] +=
+            x.data<float>()[i / 2 * columns + c];
+    EXPECT_TRUE(near(sums_by_choice(x, chosen, kExperts), expected, 1e-6)) << tokens << " tokens";
+    test::expect_same_bits_on_any_threads(
+        [&] { return std::vector<Tensor>{sums_by_choice(x, chosen, kExperts)}; });
+  }
+}
+
 }  // namespace
 }  // namespace moe
