@@ -84,25 +84,30 @@ Tensor ExpertSum::output(const Tensor& inputs, const TokenRouting& routing, doub
 Tensor ExpertSum::norms(const Tensor& inputs) const {
   Backend& device = backend(Device::cpu);
   const Tensor norms = Tensor::empty({inputs.rows(), experts()}, DType::f32);
-  for_parts(inputs.rows(), [&](std::int64_t first, std::int64_t n) {
-    const Tensor x = inputs.slice(first, n);
-    for (std::int64_t e = 0; e < experts(); ++e) {
-      const std::int64_t begin = offsets_[std::size_t(e)];
-      const std::int64_t count = offsets_[std::size_t(e) + 1] - begin;
-      const Tensor h = ffn_activations(x, gate_.slice(begin, count), up_.slice(begin, count));
-      Tensor y = Tensor::empty({n, down_.cols()}, DType::f32);
-      device.gemm(y, h, false, down_.slice(begin, count), false, 0);
+  for (std::int64_t e = 0; e < experts(); ++e) {
+    const std::int64_t begin = offsets_[std::size_t(e)];
+    const std::int64_t count = offsets_[std::size_t(e) + 1] - begin;
+    const Tensor gate = gate_.slice(begin, count), up = up_.slice(begin, count);
+    // ||h down||^2 = h (down down^T) h^T, which is less work for fewer neurons than channels.
+    const Tensor down = down_.slice(begin, count);
+    const bool few = count < down.cols();
+    Tensor gram = few ? Tensor::empty({count, count}, DType::f32) : down;
+    if (few) device.gemm(gram, down, false, down, true, 0);
+    for_parts(inputs.rows(), [&](std::int64_t first, std::int64_t n) {
+      const Tensor h = ffn_activations(inputs.slice(first, n), gate, up);
+      Tensor y = Tensor::empty({n, gram.cols()}, DType::f32);
+      device.gemm(y, h, false, gram, false, 0);
+      const Tensor& other = few ? h : y;
       parallel_for(n, 64, [&](std::int64_t from, std::int64_t to) {
         for (std::int64_t t = from; t < to; ++t) {
           double sum = 0;
-          for (std::int64_t c = 0; c < y.cols(); ++c)
-            sum += double(y.data<float>()[t * y.cols() + c]) *
-                   double(y.data<float>()[t * y.cols() + c]);
-          norms.data<float>()[(first + t) * experts() + e] = float(std::sqrt(sum));
+          for (std::int64_t c = t * y.cols(); c < (t + 1) * y.cols(); ++c)
+            sum += double(y.data<float>()[c]) * double(other.data<float>()[c]);
+          norms.data<float>()[(first + t) * experts() + e] = float(std::sqrt(std::max(sum, 0.0)));
         }
       });
-    }
-  });
+    });
+  }
   return norms;
 }
 

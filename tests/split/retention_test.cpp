@@ -63,6 +63,24 @@ TEST(ExpertSum, AddsUpChosenAndSharedExpertsWithTheirBiases) {
   }
 }
 
+TEST(ExpertSum, NormsAreTheLengthsOfOutputsWithMoreNeuronsThanChannelsAndWithFewer) {
+  const FfnMatrices ffn{random_tensor({9, 4}, DType::f32, 1), random_tensor({9, 4}, DType::f32, 2),
+                        random_tensor({9, 4}, DType::f32, 3)};
+  const ExpertSum experts(ffn, {{{0, 2, 3, 5, 6, 8}, {7, 1, 4}}, {}});
+  const Tensor x = random_tensor({5, 4}, DType::f32, 4), norms = experts.norms(x);
+  for (const std::int32_t e : {0, 1}) {
+    const Tensor y = experts.output(x,
+                                    {Tensor::of<std::int32_t>({5, 1}, {e, e, e, e, e}),
+                                     Tensor::of<float>({5, 1}, {1, 1, 1, 1, 1})},
+                                    1);
+    for (std::int64_t t = 0; t < 5; ++t) {
+      const double length =
+          test::relative_error(test::to_doubles(y.slice(t, 1)), std::vector<double>(4, 0.0));
+      EXPECT_NEAR(norms.data<float>()[2 * t + e], length, 1e-5 * (1 + length));
+    }
+  }
+}
+
 /// Tokens of four kinds, neurons that fire for one kind each and some that fire for all; neuron n
 /// belongs to group n % 5, of which the last is the one for all.
 struct Planted {
