@@ -33,6 +33,7 @@ class Annealing : public testing::RunFixture {
 TEST_F(Annealing, EveryStepChoosesAsManyExpertsAsTheScheduleSaysAndMetricsSaySo) {
   TrainConfig c = annealed("run", 11, 2);
   c.run.expert_load_every = 1;
+  c.router.capacity_factor = 1;
   train(2, c);
   std::vector<std::int64_t> top_k;
   for (const auto& line : lines("run")) {
@@ -40,6 +41,8 @@ TEST_F(Annealing, EveryStepChoosesAsManyExpertsAsTheScheduleSaysAndMetricsSaySo)
     std::int64_t pairs = 0;
     for (const std::int64_t n : line.at("expert_load")[0]) pairs += n;
     EXPECT_EQ(pairs, 8 * 12 * top_k.back());
+    // Where all are chosen, an even share is what every expert gets.
+    EXPECT_EQ(line.at("dropped_tokens") == 0, top_k.back() == 4);
     ModelConfig m = checkpoint("run", 11).model_config();
     m.moe.top_k = top_k.back();
     EXPECT_NEAR(line.at("flops_per_second").get<double>() * line.at("step_seconds").get<double>(),
@@ -47,6 +50,20 @@ TEST_F(Annealing, EveryStepChoosesAsManyExpertsAsTheScheduleSaysAndMetricsSaySo)
   }
   EXPECT_EQ(top_k, (std::vector<std::int64_t>{4, 4, 4, 3, 3, 3, 2, 2, 2, 2, 2}));
   EXPECT_EQ(checkpoint("run", 11).model_config().moe.top_k, 2);
+}
+
+TEST_F(Annealing, TheSelectionBiasMovesOnceThereIsAChoice) {
+  TrainConfig c = annealed("run", 6);
+  c.router.cv_squared = 0;
+  c.router.bias_update_rate = 0.05;
+  c.train.checkpoint_every = 3;
+  train(1, c);
+  const auto bias = [&](int step) {
+    const Tensor b = checkpoint("run", step).read("weights/layers.0.router.selection_bias", 0, 4);
+    return std::vector<float>(b.data<float>(), b.data<float>() + 4);
+  };
+  EXPECT_EQ(bias(3), std::vector<float>(4, 0.0F));
+  EXPECT_NE(bias(6), bias(3));
 }
 
 TEST_F(Annealing, StoppedAndResumedIsTheSameToTheBit) {
