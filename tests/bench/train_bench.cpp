@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // How near a training step comes to the matrix-product rate of the machine, and what a MoE layer
 // costs over a dense FFN of the same active FLOPs. Yardstick and measurement alternate, medians of
-// each; ratios are what to read, on a machine that does nothing else.
+// each; ratios are what to read, on a machine that does nothing else. And what a step costs that
+// learns from the dense model, step by step in turn with one that does not.
 //   bench_train [rounds]
 #include <omp.h>
 
@@ -16,6 +17,7 @@
 #include "bench_support.h"
 #include "kernels/backend.h"
 #include "layer_pass.h"
+#include "train/model_source.h"
 #include "train/step_metrics.h"
 
 namespace moe {
@@ -80,6 +82,41 @@ void bench_step(int rounds, Yardstick& yardstick) {
               static_cast<long long>(allocations));
 }
 
+void bench_teacher(int rounds) {
+  constexpr std::int64_t sequences = 4, length = 512, tokens = sequences * length;
+  const ModelConfig config = bench_model();
+  ModelConfig dense = config;
+  dense.moe = {};
+  const auto world = single_rank();
+  const ProcessGrid grid(*world, 1);
+  EngineOptions options;
+  options.micro_batch = sequences;
+  Engine alone(config, options, grid, initial_weights(config, 1));
+  const auto teacher = std::make_shared<const LoadedModel>(
+      ModelSource{dense, initial_weights(dense, 2), {}}, options.dtype);
+  options.teacher = {teacher, &teacher->model()};
+  Engine taught(config, options, grid, initial_weights(config, 1));
+  const Batch batch = bench_batch(0, sequences, length);
+  std::vector<double> seconds[2], ratio, asking;
+  for (int r = 0; r < rounds + 2; ++r) {
+    double each[2];
+    StepResult result;
+    for (const bool with : {false, true})
+      each[with] = seconds_of([&] {
+        result = (with ? taught : alone).train_step(batch, {tokens, tokens}, r + 1, 1e-4);
+      });
+    if (r < 2) continue;
+    for (const bool with : {false, true}) seconds[with].push_back(each[with]);
+    ratio.push_back(each[1] / each[0]);
+    asking.push_back(result.seconds.at("teacher"));
+  }
+  std::printf(
+      "step with a dense teacher %.0f ms (its forward %.0f ms), without %.0f ms: %.2f x; by FLOPs "
+      "%.2f x\n",
+      1e3 * median(seconds[1]), 1e3 * median(asking), 1e3 * median(seconds[0]), median(ratio),
+      1 + forward_flops(dense, tokens, length) / step_flops(config, tokens, length));
+}
+
 void bench_layer(int rounds) {
   constexpr std::int64_t sequences = 4, length = 512;
   ModelConfig moe = bench_model(), dense = bench_model();
@@ -127,4 +164,5 @@ int main(int argc, char** argv) {
   moe::Yardstick yardstick;
   moe::bench_step(rounds, yardstick);
   moe::bench_layer(rounds);
+  moe::bench_teacher(rounds);
 }
