@@ -30,12 +30,16 @@ void apply_router_settings(const TrainConfig::RouterSettings& m, const RouterOpt
                 "top_k, gate, gate_noise, score_scale and softmax_over_all need a model with "
                 "experts",
                 keys.where);
-    MOE_REQUIRE(options.bias_update_rate == 0 && !options.top_k_from, keys.router,
-                "bias_update_rate and top_k_from need a model with experts", keys.where);
+    MOE_REQUIRE(options.bias_update_rate == 0 && !options.top_k_from && options.refresh_every == 0,
+                keys.router,
+                "bias_update_rate, top_k_from and refresh_every need a model with experts",
+                keys.where);
     return;
   }
   MOE_REQUIRE(!m.gate || *m.gate == loaded.gate, keys.section,
               "gate differs from the loaded model's gate");
+  MOE_REQUIRE(options.refresh_every == 0 || loaded.gate == GateKind::linear, keys.router,
+              "refresh_every needs linear gates, the loaded model's are mlp");
   if (options.bias_update_rate > 0) loaded.selection_bias = true;
   loaded.top_k = m.top_k.value_or(loaded.top_k);
   MOE_REQUIRE(loaded.top_k >= 1 && loaded.top_k <= loaded.experts, keys.section,

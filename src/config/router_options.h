@@ -37,6 +37,12 @@ struct RouterOptions {
   /// The step from which on it is the model's.
   std::int64_t top_k_steps = 0;
 
+  /// Every so many steps the feed-forward's linear gates are made anew (train/router_refresh.h); 0:
+  /// never.
+  std::int64_t refresh_every = 0;
+  /// The share of the new gate; the rest is the gate that training has made.
+  double refresh_blend = 1;
+
   /// Experts per token in a step, the first of which is 1: from top_k_from to the model's `top_k`
   /// in half a cosine wave, rounded.
   std::int64_t top_k_in(std::int64_t step, std::int64_t top_k, std::int64_t experts) const {

@@ -32,6 +32,9 @@ void validate_router(const RouterOptions& router, const std::string& section) {
   MOE_REQUIRE(router.top_k_from.value_or(0) >= 0, section,
               "top_k_from must be at least 0 (all experts), is ", *router.top_k_from);
   not_negative("top_k_steps", double(router.top_k_steps));
+  not_negative("refresh_every", double(router.refresh_every));
+  MOE_REQUIRE(router.refresh_blend > 0 && router.refresh_blend <= 1, section,
+              "refresh_blend must lie in (0, 1], is ", router.refresh_blend);
   MOE_REQUIRE(router.top_k_from.has_value() == (router.top_k_steps > 0), section,
               "top_k_from and top_k_steps belong together: where from, and in how many steps");
 }
@@ -148,6 +151,14 @@ void TrainConfig::validate() const {
                   std::ranges::find(train.freeze, "router") == train.freeze.end(),
               "train.freeze holds the router, which router.bias_update_rate would change: set the "
               "rate to 0, or do not freeze the router");
+
+  MOE_REQUIRE(
+      router.refresh_every == 0 || std::ranges::find(train.freeze, "router") == train.freeze.end(),
+      "train.freeze holds the router, which router.refresh_every would change: set it to 0, "
+      "or do not freeze the router");
+  MOE_REQUIRE(attention_router.refresh_every == 0,
+              "attention_router.refresh_every: only gates of "
+              "the feed-forward's experts can be fitted anew (router.refresh_every)");
 
   at_least("guard.max_skipped", guard.max_skipped, 1);
   at_least("guard.max_rollbacks", guard.max_rollbacks, 0);

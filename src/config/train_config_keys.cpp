@@ -264,6 +264,9 @@ ConfigSection keys_of_router(RouterOptions& c) {
        "experts per token in the first step of training, 0: all; unset: the model's top_k"},
       {"top_k_steps", &c.top_k_steps,
        "steps in which that goes to the model's top_k, in half a cosine wave"},
+      {"refresh_every", &c.refresh_every,
+       "steps after which linear gates are fitted anew to the experts' outputs; 0: never"},
+      {"refresh_blend", &c.refresh_blend, "share of the fitted gate in the new one"},
   }};
 }
 

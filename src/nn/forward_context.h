@@ -43,6 +43,14 @@ struct ExpertChoice {
   Tensor weights;  // acc[tokens, k]
 };
 
+/// What all experts of one layer, not the chosen alone, make of the tokens of this rank. On the
+/// CPU, without padding.
+struct ExpertOutputs {
+  std::int64_t layer;
+  Tensor x;      // f32[tokens, hidden]: what the router sees
+  Tensor norms;  // f32[tokens, E]: |y_e(x)|, an expert's bias included
+};
+
 /// What a forward pass tells the routers of one kind, and asks of them.
 struct RoutingContext {
   RouterOptions options = {};
@@ -56,6 +64,9 @@ struct RoutingContext {
   RouterStatistics* statistics = nullptr;
   /// When set, every router appends its choice.
   std::vector<ExpertChoice>* choices = nullptr;
+  /// When set, every layer's experts compute every token besides, and the layer appends that. For
+  /// the feed-forward's experts, without a tape. The same on every rank.
+  std::vector<ExpertOutputs>* outputs = nullptr;
 };
 
 /// What a forward pass knows besides weights and tokens. A default context evaluates: no noise, no

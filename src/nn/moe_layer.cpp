@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nn/moe_layer.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "comm/watchdog.h"
+#include "core/parallel.h"
+#include "kernels/backend.h"
 #include "ops/elementwise.h"
 #include "ops/experts.h"
 #include "ops/permute.h"
@@ -53,6 +57,8 @@ MoeLayer::MoeLayer(const ModelConfig& config, const ParameterStore& parameters, 
 SublayerOutput MoeLayer::forward(const Variable& x, const ForwardContext& context) const {
   const auto layer = std::int32_t(layer_);
   set_phase("route", layer);
+  if (context.routing.outputs != nullptr)
+    context.routing.outputs->push_back(outputs_of_all(x.value, context.valid));
   const RouterOutput routed = router_.forward(x, context);
   const ops::Permutation sorted = ops::sort_by_expert(routed.indices, experts_, order_);
   const Variable rows = run_experts(ops::dispatch(x, sorted), sorted.counts);
@@ -71,6 +77,51 @@ Variable MoeLayer::run_experts(const Variable& sorted, const Counts& counts) con
   set_phase("exchange counts", std::int32_t(layer_));
   return ops::exchange_experts(sorted, gate_, up_, down_, neuron_offsets_, chunks_,
                                ops::exchange_counts(counts, group_), group_, std::int32_t(layer_));
+}
+
+ExpertOutputs MoeLayer::outputs_of_all(const Tensor& x, const Tensor& valid) const {
+  const NoTape no_recording;
+  const auto on_cpu = [](const Tensor& t) {
+    Tensor wide = Tensor::empty(t.shape(), DType::f32, t.device());
+    backend(t.device()).cast(wide, t);
+    return wide.to(Device::cpu);
+  };
+  const Tensor inputs = on_cpu(x), real = valid.defined() ? valid.to(Device::cpu) : Tensor();
+  std::vector<std::int32_t> tokens;
+  for (std::int64_t t = 0; t < x.rows(); ++t)
+    if (!real.defined() || real.data<std::uint8_t>()[t] != 0) tokens.push_back(std::int32_t(t));
+  const auto n = std::int64_t(tokens.size()), hidden = x.cols();
+  std::vector<std::int32_t> everyone(std::size_t(x.rows() * experts_), -1);
+  for (const std::int32_t t : tokens)
+    for (std::int64_t e = 0; e < experts_; ++e)
+      everyone[std::size_t(t * experts_ + e)] = std::int32_t(e);
+  const ops::Permutation sorted = ops::sort_by_expert(
+      Tensor::of<std::int32_t>({x.rows(), experts_}, everyone).to(x.device()), experts_, order_);
+  const Tensor rows =
+      on_cpu(run_experts(ops::dispatch(Variable::constant(x), sorted), sorted.counts).value);
+  const Tensor places = sorted.slot_to_row.to(Device::cpu);
+  const Tensor biases = bias_.value.defined() ? on_cpu(bias_.value) : Tensor();
+
+  ExpertOutputs out{layer_, Tensor::empty({n, hidden}, DType::f32),
+                    Tensor::empty({n, experts_}, DType::f32)};
+  parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t t = tokens[std::size_t(i)];
+      std::copy_n(inputs.data<float>() + t * hidden, hidden, out.x.data<float>() + i * hidden);
+      for (std::int64_t e = 0; e < experts_; ++e) {
+        const std::int64_t row = places.data<std::int32_t>()[t * experts_ + e];
+        const float* y = rows.data<float>() + row * hidden;
+        const float* b = biases.defined() ? biases.data<float>() + e * hidden : nullptr;
+        double squares = 0;
+        for (std::int64_t j = 0; j < hidden; ++j) {
+          const double v = double(y[j]) + (b != nullptr ? double(b[j]) : 0);
+          squares += v * v;
+        }
+        out.norms.data<float>()[i * experts_ + e] = float(std::sqrt(squares));
+      }
+    }
+  });
+  return out;
 }
 
 }  // namespace moe

@@ -35,6 +35,7 @@ class MoeLayer {
 
  private:
   Variable run_experts(const Variable& sorted, const std::vector<std::int64_t>& counts) const;
+  ExpertOutputs outputs_of_all(const Tensor& x, const Tensor& valid) const;
 
   std::int64_t layer_, experts_, local_experts_;
   ops::ExpertChunks chunks_;

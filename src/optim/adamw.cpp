@@ -66,6 +66,18 @@ void AdamW::step(const GradientBuckets& gradients, double learning_rate, double 
   }
 }
 
+void AdamW::replace(std::size_t parameter, const Tensor& values) {
+  Tensor w = parameters_.all()[parameter].variable.value;
+  Backend& device = backend(w.device());
+  device.cast(w, values);
+  for (State& s : states_) {
+    if (s.rows.parameter != parameter) continue;
+    s.master.copy_from(values.slice(s.rows.first, s.rows.rows));
+    device.fill(s.m, 0);
+    device.fill(s.v, 0);
+  }
+}
+
 double clip_factor(double norm, double clip_norm) {
   return clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1;
 }

@@ -34,6 +34,10 @@ class AdamW {
   void step(const GradientBuckets& gradients, double learning_rate, double gradient_scale,
             const std::function<void(std::size_t bucket)>& updated = {});
 
+  /// Gives a parameter other values, with which its moments begin anew. values: of its rows on this
+  /// rank, in the masters' type.
+  void replace(std::size_t parameter, const Tensor& values);
+
   /// Updates done; part of a checkpoint together with the states.
   std::int64_t steps() const { return steps_; }
   void set_steps(std::int64_t steps) { steps_ = steps; }

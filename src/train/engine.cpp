@@ -9,6 +9,7 @@
 #include "comm/collective_log.h"
 #include "comm/watchdog.h"
 #include "optim/selection_bias.h"
+#include "train/router_refresh.h"
 #include "train/step_statistics.h"
 
 namespace moe {
@@ -188,6 +189,11 @@ void Engine::update(StepResult& result, double learning_rate) {
              options_.attention_router.bias_update_rate);
   for (const auto& [phase, waited] : take_waiting_seconds())
     result.exposed_seconds[phase] += waited;
+}
+
+void Engine::refresh_routers(const Batch& batch) {
+  moe::refresh_routers(*model_, parameters(), *optimizer_, batch, options_.micro_batch,
+                       options_.router.refresh_blend, grid_.world());
 }
 
 }  // namespace moe

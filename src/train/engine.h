@@ -102,6 +102,10 @@ class Engine {
   StepResult train_step(const Batch& batch, const GlobalCounts& counts, std::int64_t step,
                         double learning_rate);
 
+  /// Fits the linear gates of the feed-forward's experts anew to a batch (train/router_refresh.h).
+  /// Collective, between steps.
+  void refresh_routers(const Batch& batch);
+
   const ModelConfig& config() const { return config_; }
   const Transformer& model() const { return *model_; }
   /// All weights are there when this returns.

@@ -219,6 +219,11 @@ void Trainer::train_one_step() {
   const Verdict verdict = agree(result);
   if (verdict == Verdict::accept) {
     engine_->update(result, rate);
+    if (const std::int64_t every = config_.router.refresh_every; every > 0 && step % every == 0) {
+      const double refresh = now();
+      engine_->refresh_routers(batch);
+      result.seconds["refresh"] = now() - refresh;
+    }
     if (plan.labels > 0) guard_.accept(step, result.loss);
     progress_.tokens += plan.labels;
   } else {

@@ -140,8 +140,17 @@ TEST(TrainConfig, ValidationNamesTheKey) {
        "steps"},
       {"router={top_k_from: 5, top_k_steps: 2}", "router.top_k_from is 5, the model has 4 experts"},
       {"attention_router={top_k_from: 0, top_k_steps: 2}",
-       "attention_router.bias_update_rate and top_k_from need a model with experts in its "
-       "attention"},
+       "attention_router.bias_update_rate, top_k_from and refresh_every need a model with experts "
+       "in "
+       "its attention"},
+      {"router.refresh_every=-1", "router.refresh_every must be at least 0, is -1"},
+      {"router.refresh_every=3",
+       "router.refresh_every needs linear gates, the loaded model's are mlp"},
+      {"router.refresh_blend=0", "router.refresh_blend must lie in (0, 1], is 0"},
+      {"attention_router.refresh_every=3",
+       "attention_router.refresh_every: only gates of the feed-forward's experts can be fitted "
+       "anew "
+       "(router.refresh_every)"},
       {"optimizer.rates.router=0",
        "optimizer.rates.router must be finite and positive, is 0: what shall stay as it is, "
        "train.freeze names"},
