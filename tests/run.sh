@@ -6,9 +6,9 @@
 #
 # LABEL: unit, emulated, mpi, e2e, slow, gpu, cluster; none given: all but cluster (which needs root
 # and makes network namespaces), of the sanitizers' presets unit and emulated alone. With CI=true,
-# which has little time, the label slow is left out unless it is named, benches are not built, and of
-# the preset cuda only the layers that know CUDA, for one architecture, with nvcc's warnings, of
-# registers that spill too, as errors.
+# which has little time, the label slow is left out unless it is named, benches are not built, files
+# of most layers are compiled six at once (MOE_UNITY), and of the preset cuda only the layers that know
+# CUDA, for one architecture, with nvcc's warnings, of registers that spill too, as errors.
 #
 # With neither --preset nor LABEL, and nvcc 13 on PATH or in /usr/local/cuda: then builds the preset
 # cuda too, with its own tests alone; those that need a GPU skip where there is none.
@@ -70,7 +70,7 @@ fi
 
 options=(-DMOE_CPU_TESTS=ON)
 if [ "${CI:-}" = true ]; then
-  options+=(-DMOE_BENCHMARKS=OFF)
+  options+=(-DMOE_BENCHMARKS=OFF -DMOE_UNITY=ON)
   if $with_cuda; then
     cmake --preset cuda -DMOE_TESTS=OFF -DMOE_BENCHMARKS=OFF -DCMAKE_CUDA_ARCHITECTURES=90-real \
       '-DCMAKE_CUDA_FLAGS=-Werror=all-warnings -Xptxas=-Werror -Xcompiler=-Werror'

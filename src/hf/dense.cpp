@@ -10,20 +10,17 @@
 
 #include "core/error.h"
 #include "hf/attention_heads.h"
+#include "hf/hf_config.h"
 
 namespace moe {
 namespace {
-
-std::int64_t sum(const std::vector<std::int64_t>& sizes) {
-  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-}
 
 /// Where each neuron of the dense layer lies among the rows of its experts, routed ones first.
 using Places = std::vector<std::int64_t>;
 
 Places places_of(const ModelConfig& moe, std::int64_t layer, const std::vector<std::int64_t>& ids) {
-  const std::int64_t routed = sum(moe.layer_expert_sizes(layer));
-  const std::int64_t shared = sum(moe.layer_shared_sizes(layer));
+  const std::int64_t routed = total_neurons(moe.layer_expert_sizes(layer));
+  const std::int64_t shared = total_neurons(moe.layer_shared_sizes(layer));
   const std::int64_t width = moe.intermediate_size;
   if (ids.empty()) {
     MOE_REQUIRE(routed + shared == width, "the experts of layer ", layer, " have ", routed + shared,
@@ -160,8 +157,8 @@ class DenseSource {
   const Tensor& experts(const FfnName& ffn, const std::string& name) {
     if (name == cached_) return all_;
     cached_ = {};
-    const std::int64_t routed = sum(moe_.layer_expert_sizes(ffn.layer));
-    const std::int64_t shared = sum(moe_.layer_shared_sizes(ffn.layer));
+    const std::int64_t routed = total_neurons(moe_.layer_expert_sizes(ffn.layer));
+    const std::int64_t shared = total_neurons(moe_.layer_shared_sizes(ffn.layer));
     all_ = rows_(ffn.prefix + "experts" + ffn.part, 0, routed);
     if (shared > 0) {
       const Tensor both = Tensor::empty({routed + shared, all_.cols()}, all_.dtype());

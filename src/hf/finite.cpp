@@ -11,7 +11,7 @@
 namespace moe {
 namespace {
 
-constexpr std::int64_t kGrain = 1 << 18, kBlock = 4096;
+constexpr std::int64_t kScanGrain = 1 << 18, kBlock = 4096;
 
 /// A value is not finite when all exponent bits are set. Adding the lowest of them to the exponent
 /// then carries into the place of the sign, and only then: three operations that vectorise.
@@ -29,7 +29,7 @@ std::int64_t first_with(const std::byte* values, Word exponent, std::int64_t cou
   };
   constexpr std::int64_t none = std::numeric_limits<std::int64_t>::max();
   std::atomic<std::int64_t> first = none;
-  parallel_for(count, kGrain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(count, kScanGrain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t b = begin; b < end && b < first.load(std::memory_order_relaxed);
          b += kBlock) {
       if (!bad_in(b, std::min(end, b + kBlock))) continue;

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstdint>
+#include <numeric>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "config/model_config.h"
 #include "core/dtype.h"
@@ -14,6 +17,11 @@ struct HfConfig {
   ModelFormat format = ModelFormat::llama;
   ModelConfig config;
 };
+
+/// Neurons of experts of these sizes.
+inline std::int64_t total_neurons(const std::vector<std::int64_t>& sizes) {
+  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
+}
 
 /// Reads the text of a config.json, of old and new transformers versions: `rope_scaling.type`,
 /// `rope_scaling.rope_type` and `rope_parameters`. A mixtral config with fields of LLaMA-MoE v2 has

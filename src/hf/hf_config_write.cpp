@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "config/model_json.h"
 #include "core/error.h"
@@ -47,10 +46,6 @@ const char* torch_name(DType dtype) {
   }
 }
 
-std::int64_t sum(const std::vector<std::int64_t>& sizes) {
-  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-}
-
 const std::vector<std::int64_t>& first_expert_sizes(const ModelConfig& c) {
   return *std::find_if(c.moe.expert_sizes.begin(), c.moe.expert_sizes.end(),
                        [](const auto& layer) { return !layer.empty(); });
@@ -66,7 +61,7 @@ std::vector<std::int64_t> first_shared_sizes(const ModelConfig& c) {
 std::int64_t stored_intermediate_size(const ModelConfig& c, ModelFormat format) {
   if (format == ModelFormat::llama) return c.intermediate_size;
   if (format == ModelFormat::llama_moe)
-    return sum(first_expert_sizes(c)) + sum(first_shared_sizes(c));
+    return total_neurons(first_expert_sizes(c)) + total_neurons(first_shared_sizes(c));
   return first_expert_sizes(c).front();
 }
 
@@ -107,8 +102,8 @@ ordered_json llama_moe_json(const MoeConfig& m) {
 
 /// Of LlamaMoEResidualConfig beyond those of LLaMA-MoE.
 ordered_json residual_json(const ModelConfig& c) {
-  return {{"intermediate_size_moe", sum(first_expert_sizes(c))},
-          {"intermediate_size_residual", sum(first_shared_sizes(c))},
+  return {{"intermediate_size_moe", total_neurons(first_expert_sizes(c))},
+          {"intermediate_size_residual", total_neurons(first_shared_sizes(c))},
           {"num_experts_residual", std::int64_t(first_shared_sizes(c).size())},
           {"size_experts_residual", c.moe.shared_sizes},
           {"gate_use_softmax_residual", true},
@@ -126,7 +121,7 @@ ordered_json llama_moe_v2_json(const ModelConfig& c) {
           {"scale_factor", c.moe.score_scale[std::size_t(dense)]},
           {"num_moe_contract_layers", dense},
           {"intermediate_size_residual",
-           shared.empty() ? ordered_json(nullptr) : ordered_json(sum(shared))},
+           shared.empty() ? ordered_json(nullptr) : ordered_json(total_neurons(shared))},
           {"use_attn_moe", c.is_attention_moe()},
           {"add_rescale_bias", false},
           {"auto_map",

@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <numeric>
 
 #include "core/error.h"
 #include "hf/hf_config.h"
 
 namespace moe {
 namespace {
-
-std::int64_t sum(const std::vector<std::int64_t>& sizes) {
-  return std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0});
-}
 
 std::int64_t first_moe_layer(const ModelConfig& c) {
   std::int64_t l = 0;
@@ -29,7 +24,7 @@ void require_llama_moe(const ModelConfig& c) {
   require_no_dense_layer(c, ModelFormat::llama_moe);
   const std::vector<std::int64_t> shared = c.layer_shared_sizes(0);
   for (std::int64_t l = 0; l < c.layers; ++l) {
-    MOE_REQUIRE(sum(c.layer_expert_sizes(l)) == sum(c.layer_expert_sizes(0)),
+    MOE_REQUIRE(total_neurons(c.layer_expert_sizes(l)) == total_neurons(c.layer_expert_sizes(0)),
                 "llama-moe needs the same number of neurons in every layer, but the experts of "
                 "layer ",
                 l, " differ from layer 0: write native");
@@ -37,7 +32,7 @@ void require_llama_moe(const ModelConfig& c) {
     MOE_REQUIRE(here.size() == shared.size(),
                 "llama-moe needs the same number of shared experts in every layer, but layer ", l,
                 " has ", here.size(), " and layer 0 ", shared.size(), ": write native");
-    MOE_REQUIRE(sum(here) == sum(shared),
+    MOE_REQUIRE(total_neurons(here) == total_neurons(shared),
                 "llama-moe needs the same number of shared neurons in every layer, but the shared "
                 "experts of layer ",
                 l, " differ from layer 0: write native");
@@ -74,15 +69,16 @@ void require_llama_moe_v2(const ModelConfig& c) {
                 first, " at the start and layer ", l, " is ",
                 c.is_moe_layer(l) ? "not dense" : "dense", ": write native");
     if (end) continue;
-    MOE_REQUIRE(sum(c.layer_shared_sizes(l)) == sum(c.layer_shared_sizes(first)),
-                "llama-moe-v2 needs the same number of shared neurons in every layer, but layer ",
-                l, " differs from layer ", first, ": write native");
+    MOE_REQUIRE(
+        total_neurons(c.layer_shared_sizes(l)) == total_neurons(c.layer_shared_sizes(first)),
+        "llama-moe-v2 needs the same number of shared neurons in every layer, but layer ", l,
+        " differs from layer ", first, ": write native");
     MOE_REQUIRE(c.moe.score_scale[std::size_t(l)] == scale,
                 "llama-moe-v2 has one score scale for all layers, the model ", scale, " in layer ",
                 first, " and ", c.moe.score_scale[std::size_t(l)], " in layer ", l,
                 ": write native, or llama-moe for a scale per layer");
   }
-  const std::int64_t width = sum(c.layer_expert_sizes(first));
+  const std::int64_t width = total_neurons(c.layer_expert_sizes(first));
   MOE_REQUIRE(first == 0 || c.intermediate_size == width,
               "LLaMA-MoE v2's code gives its dense layers as many neurons as all routed experts "
               "have, ",
@@ -169,7 +165,7 @@ ModelConfig expressed_in(const ModelConfig& config, ModelFormat format) {
   }
   if (format == ModelFormat::llama_moe_v2)
     for (auto& layer : c.moe.shared_sizes)
-      if (!layer.empty()) layer = {sum(layer)};
+      if (!layer.empty()) layer = {total_neurons(layer)};
   return c;
 }
 

@@ -10,8 +10,8 @@
 namespace moe {
 namespace {
 
-constexpr std::array kColours = {"#1a5fd8", "#b8400a", "#14a880", "#43267f",
-                                 "#dd9200", "#62b4f0", "#33302e", "#c98ab4"};
+constexpr std::array kLineColours = {"#1a5fd8", "#b8400a", "#14a880", "#43267f",
+                                     "#dd9200", "#62b4f0", "#33302e", "#c98ab4"};
 constexpr int kLegendRow = 18, kMargin = 10;
 
 std::string styles() {
@@ -21,8 +21,8 @@ std::string styles() {
       "stroke:currentColor}.dashed{stroke-dasharray:6 4}.dotted{stroke-dasharray:2 4}"
       ".reference{stroke:#5c5b57;stroke-dasharray:2 3}circle{fill:currentColor}"
       ".marked{stroke:#17171a}";
-  for (std::size_t i = 0; i < kColours.size(); ++i)
-    css += fmt::format(".c{}{{color:{}}}", i + 1, kColours[i]);
+  for (std::size_t i = 0; i < kLineColours.size(); ++i)
+    css += fmt::format(".c{}{{color:{}}}", i + 1, kLineColours[i]);
   return css;
 }
 
@@ -43,8 +43,8 @@ std::string svg_file(const LineChart& chart) {
     svg += fmt::format(
         "<line class=\"line c{0}{1}\" x1=\"{2}\" y1=\"{3}\" x2=\"{4}\" y2=\"{3}\"/>"
         "<text class=\"value\" x=\"{5}\" y=\"{6}\">{7}</text>\n",
-        i % kColours.size() + 1,
-        i >= kColours.size()     ? " dotted"
+        i % kLineColours.size() + 1,
+        i >= kLineColours.size() ? " dotted"
         : chart.series[i].dashed ? " dashed"
                                  : "",
         kMargin, y, kMargin + 26, kMargin + 34, y + 4, html_escape(chart.series[i].name));

@@ -19,19 +19,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Adds the time since its construction to a total.
-class Timer {
- public:
-  explicit Timer(double& total) : total_(total) {}
-  ~Timer() { total_ += seconds_since(start_); }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
-
- private:
-  double& total_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
 /// Why `work` failed; empty when it did not.
 template <class Work>
 std::string failure_of(Work&& work) {

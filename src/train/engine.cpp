@@ -8,29 +8,12 @@
 
 #include "comm/collective_log.h"
 #include "comm/watchdog.h"
+#include "core/clock.h"
 #include "optim/selection_bias.h"
 #include "train/router_refresh.h"
 #include "train/step_statistics.h"
 
 namespace moe {
-namespace {
-
-/// Adds the time since its construction to a total.
-class Timer {
- public:
-  explicit Timer(double& total) : total_(total) {}
-  ~Timer() {
-    total_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
-
- private:
-  double& total_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-}  // namespace
 
 Engine::Engine(const ModelConfig& config, const EngineOptions& options, const ProcessGrid& grid,
                const ParameterRows& weights)
