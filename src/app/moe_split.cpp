@@ -120,6 +120,18 @@ SplitLosses measure_losses(const SplitArguments& a, const ModelFolder& dense, co
   return losses;
 }
 
+/// The loss of a plan that the format of the output has no place for.
+HeldOutLoss loss_in_native(const SplitArguments& a, const ModelFolder& dense, SplitOptions options,
+                           Communicator& world) {
+  options.every_top_k = false;
+  options.dry_run = true;
+  SplitArguments native = a;
+  native.split = options;
+  return measure_losses(native, dense, plan_split(dense, options, world), world)
+      .by_top_k.begin()
+      ->second;
+}
+
 int run_split(SplitArguments& a, Communicator& world) {
   if (!a.gate.empty()) a.split.gate = gate_init_named(a.gate);
   if (!a.dtype.empty()) a.split.dtype = stored_type_named(a.dtype);
@@ -136,9 +148,16 @@ int run_split(SplitArguments& a, Communicator& world) {
   a.split.every_top_k = !a.held_out.empty();
 
   const ModelFolder dense(a.split.input);
+  const std::optional<SplitOptions> asked_for = fit_to_format(a.split);
+  if (asked_for && world.rank() == 0)
+    log_info(
+        "{} has no place for unit weights and biases of experts: written with {} weights, "
+        "refit {}",
+        name(a.split.format), name(a.split.weights), name(a.split.refit));
   SplitPlan plan = plan_split(dense, a.split, world);
   std::optional<SplitLosses> losses;
   if (!a.held_out.empty()) losses = measure_losses(a, dense, plan, world);
+  if (losses && asked_for) losses->in_native = loss_in_native(a, dense, *asked_for, world);
   if (world.rank() != 0) return kExitOk;
 
   const std::string json = split_report_json(a.split, plan, losses);

@@ -158,6 +158,10 @@ std::string loss_table(const SplitPlan& plan, const SplitLosses& losses) {
     text +=
         fmt::format("{:>7}  {:>16.4f}  {:>+12.4f}{}\n", k, loss.loss, loss.loss - losses.dense.loss,
                     k == chosen_experts(plan) ? "  <- the model written" : "");
+  if (losses.in_native)
+    text += fmt::format("{:>7}  {:>16.4f}  {:>+12.4f}  with unit weights and biases, in native\n",
+                        chosen_experts(plan), losses.in_native->loss,
+                        losses.in_native->loss - losses.dense.loss);
   text += fmt::format("nats a token over {} tokens, right after the split, by experts chosen.\n",
                       losses.dense.tokens);
   return text;
@@ -233,6 +237,7 @@ std::string split_report_json(const SplitOptions& o, const SplitPlan& plan,
     j["held_out"] = {{"tokens", losses->dense.tokens},
                      {"dense_loss", losses->dense.loss},
                      {"loss_by_top_k", by_top_k}};
+    if (losses->in_native) j["held_out"]["loss_in_native"] = losses->in_native->loss;
   }
   j["layers"] = layers;
   if (plan.config.is_attention_moe()) j["attention"] = attention_json(o, plan);

@@ -16,6 +16,8 @@ struct SplitLosses {
   HeldOutLoss dense;
   /// Right after the split, by experts chosen in the feed-forward; 0 where that is dense.
   std::map<std::int64_t, HeldOutLoss> by_top_k;
+  /// Of the model that was asked for, where the format has no place for it (fit_to_format).
+  std::optional<HeldOutLoss> in_native;
 };
 
 /// The file of a split model's folder that holds split_report_json.

@@ -2,6 +2,7 @@
 #include "split/arms.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/error.h"
 
@@ -11,8 +12,7 @@ namespace {
 /// Experts of which every token visits all that are active, in one.
 void prune(SplitOptions& o) {
   const ModelFolder dense(o.input);
-  const std::int64_t size = dense.config().intermediate_size / (o.experts + o.shared);
-  o.expert_size = size * (o.shared + o.top_k);
+  o.expert_size = active_neurons(dense.config().intermediate_size, o.experts, o.shared, o.top_k);
   o.experts = o.top_k = 1;
   o.shared = 0;
   o.method = "energy";
@@ -121,6 +121,14 @@ const std::vector<Arm> kArms = {
 };
 
 }  // namespace
+
+std::int64_t active_neurons(std::int64_t neurons, std::int64_t experts, std::int64_t shared,
+                            std::int64_t top_k) {
+  const std::vector<std::int64_t> sizes = even_sizes(neurons, experts + shared);
+  const std::int64_t of_shared =
+      std::accumulate(sizes.begin(), sizes.begin() + shared, std::int64_t{0});
+  return of_shared + ((neurons - of_shared) * top_k + experts - 1) / experts;
+}
 
 const std::vector<Arm>& all_arms() { return kArms; }
 

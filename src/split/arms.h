@@ -26,6 +26,11 @@ struct Arm {
 inline constexpr const char* kNullArm = "pruned+refit";
 inline constexpr const char* kOwnArm = "joint+refit";
 
+/// Neurons that a token visits: the shared experts' and, of the routed ones, `top_k` of average
+/// size.
+std::int64_t active_neurons(std::int64_t neurons, std::int64_t experts, std::int64_t shared,
+                            std::int64_t top_k);
+
 /// All arms, rivals first.
 const std::vector<Arm>& all_arms();
 /// Those named; throws InputError for another name.

@@ -66,8 +66,8 @@ class Comparison {
     MOE_REQUIRE(!o_.tests.empty(), "arms need a test text: give token shards with --test");
     const ModelConfig& c = dense_.config();
     report_.neurons = c.intermediate_size;
-    report_.active_neurons = c.intermediate_size / (o_.split.experts + o_.split.shared) *
-                             (o_.split.shared + o_.split.top_k);
+    report_.active_neurons =
+        active_neurons(c.intermediate_size, o_.split.experts, o_.split.shared, o_.split.top_k);
     report_.dense_parameters = count_parameters(c).total;
     for (const ArmTest& test : o_.tests) {
       CalibrationOptions text = o_.split.calibration;

@@ -85,6 +85,17 @@ SplitRefit split_refit_named(std::string_view text) {
   throw InputError(str("unknown refit '", text, "': use none, down or down+bias"));
 }
 
+std::optional<SplitOptions> fit_to_format(SplitOptions& options) {
+  if (options.format == ModelFormat::native ||
+      (options.weights != SplitWeights::unit && options.refit != SplitRefit::down_and_bias))
+    return std::nullopt;
+  SplitOptions wanted = options;
+  wanted.format = ModelFormat::native;
+  if (options.weights == SplitWeights::unit) options.weights = SplitWeights::flat;
+  if (options.refit == SplitRefit::down_and_bias) options.refit = SplitRefit::down;
+  return wanted;
+}
+
 ExpertSizes expert_sizes_for(const SplitOptions& o, const Construction& construction,
                              std::int64_t neurons) {
   const std::int64_t all = o.experts + o.shared;

@@ -92,6 +92,11 @@ const char* name(SplitRefit refit);
 SplitWeights split_weights_named(std::string_view text);
 SplitRefit split_refit_named(std::string_view text);
 
+/// Formats other than native have no place for unit weights and biases of experts: flat weights,
+/// and a refit without biases, take theirs in `options`. Returns what was asked for, as native,
+/// where anything changed.
+std::optional<SplitOptions> fit_to_format(SplitOptions& options);
+
 ExpertSizes expert_sizes_for(const SplitOptions& options, const Construction& construction,
                              std::int64_t neurons);
 

@@ -10,9 +10,9 @@
 #include "core/error.h"
 #include "kernels/backend.h"
 #include "split/expert_sum.h"
-#include "split/importance.h"
 #include "split/layer_gate.h"
 #include "split/neuron_indices.h"
+#include "split/text_clusters.h"
 #include "split/text_stream.h"
 
 namespace moe {
@@ -24,49 +24,6 @@ constexpr std::int64_t kHeldBack = 8;  // every so many documents of the calibra
 
 bool contains(const std::vector<std::int64_t>& list, std::int64_t value) {
   return std::find(list.begin(), list.end(), value) != list.end();
-}
-
-/// The mean of each piece of text's rows of x, and which piece each row belongs to.
-struct Documents {
-  Tensor means;  // f32 [this rank's pieces, hidden]
-  std::vector<std::int32_t> piece_of;
-};
-
-Documents document_means(const Tensor& x, const CalibrationText& text) {
-  Documents d;
-  std::int64_t pieces = 0, row = 0;
-  for (const Batch& b : text.batches) pieces += b.tokens.rows();
-  d.means = Tensor::zeros({pieces, x.cols()}, DType::f32);
-  std::int32_t piece = 0;
-  for (const Batch& b : text.batches)
-    for (std::int64_t s = 0; s < b.tokens.rows(); ++s, ++piece) {
-      float* mean = d.means.data<float>() + piece * x.cols();
-      std::int64_t n = 0;
-      for (std::int64_t t = 0; t < b.tokens.cols(); ++t) {
-        if (b.tokens.data<std::int32_t>()[s * b.tokens.cols() + t] < 0) continue;
-        const float* from = x.data<float>() + row++ * x.cols();
-        for (std::int64_t i = 0; i < x.cols(); ++i) mean[i] += from[i];
-        d.piece_of.push_back(piece);
-        ++n;
-      }
-      for (std::int64_t i = 0; i < x.cols(); ++i) mean[i] /= float(std::max<std::int64_t>(n, 1));
-    }
-  return d;
-}
-
-/// Rows of this rank within what gather_ranks made of all ranks' rows.
-std::int64_t rows_before(std::int64_t mine, Communicator& world) {
-  Tensor counts = Tensor::zeros({world.size()}, DType::i64);
-  counts.data<std::int64_t>()[world.rank()] = mine;
-  world.all_reduce(counts, ReduceOp::sum).wait();
-  return std::accumulate(counts.data<std::int64_t>(), counts.data<std::int64_t>() + world.rank(),
-                         std::int64_t{0});
-}
-
-std::vector<std::int32_t> own_labels(const TokenClustering& all, std::int64_t mine,
-                                     Communicator& world) {
-  const std::int64_t first = rows_before(mine, world);
-  return {all.labels.begin() + first, all.labels.begin() + first + mine};
 }
 
 class Planner {
@@ -115,7 +72,8 @@ class Planner {
     } else {
       dense_.require_finite();
       load_texts();
-      score_importance();
+      clusters_.emplace(o_, dense_, text_, world_);
+      importance_ = clusters_->importance(construction_->need());
       plan_layers();
     }
     if (plan_.config.is_moe()) plan_.config = plan_.config_with(o_.top_k);
@@ -272,46 +230,6 @@ class Planner {
       if (!given_.contains(l)) o_.dense_layers.push_back(l);
   }
 
-  /// Clusters of the layer's inputs: for importance by input and for gates from centres.
-  const TokenClustering& clusters(std::int64_t l, const Tensor& all_inputs) {
-    const auto known = clusters_.find(l);
-    if (known != clusters_.end()) return known->second;
-    return clusters_
-        .emplace(l, cluster_tokens(all_inputs, o_.experts, o_.gate_metric, o_.gate_balanced,
-                                   o_.seed, std::uint64_t(l)))
-        .first->second;
-  }
-
-  void score_importance() {
-    const CalibrationNeed need = construction_->need();
-    std::map<std::int64_t, std::vector<std::int32_t>> labels;
-    if (need == CalibrationNeed::importance_by_input) {
-      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer&, const Tensor& own) {
-        labels[l] = own_labels(clusters(l, gather_ranks(own, world_)), own.rows(), world_);
-      });
-    } else if (need == CalibrationNeed::importance_by_document) {
-      // Documents are known by the mean of what the last FFN is given.
-      Documents documents;
-      visit_layers(dense_, text_, [&](std::int64_t l, const DenseLayer&, const Tensor& own) {
-        if (l + 1 == dense_.config().layers) documents = document_means(own, text_);
-      });
-      const TokenClustering found =
-          cluster_tokens(gather_ranks(documents.means, world_), o_.experts, TokenMetric::cosine,
-                         false, o_.seed, std::uint64_t(dense_.config().layers));
-      const std::vector<std::int32_t> own = own_labels(found, documents.means.rows(), world_);
-      std::vector<std::int32_t> by_token;
-      for (const std::int32_t piece : documents.piece_of)
-        by_token.push_back(own[std::size_t(piece)]);
-      for (std::int64_t l = 0; l < dense_.config().layers; ++l) labels[l] = by_token;
-    } else {
-      return;
-    }
-    importance_ = importance_scores(
-        dense_, text_,
-        [&](std::int64_t l) -> const std::vector<std::int32_t>& { return labels.at(l); },
-        o_.experts, world_);
-  }
-
   /// The layer's neurons divided, with scales that ask no text.
   SplitPlan::Layer divided(std::int64_t l, const FfnWeights& weights,
                            const LayerCalibration* calibration) {
@@ -354,7 +272,7 @@ class Planner {
     const GateInit init = plan_.gate_init;
     const Tensor& inputs = calibration.inputs;
     if (init == GateInit::centers) {
-      const TokenClustering& found = clusters(l, inputs);
+      const TokenClustering& found = clusters_->of_inputs(l, inputs);
       layer->gate_agreement = routing_agreement(inputs, found);
       TokenClustering gate = construction_->need() == CalibrationNeed::importance_by_input
                                  ? found
@@ -423,7 +341,7 @@ class Planner {
   std::vector<ExpertSizes> sizes_;  // of each layer
   const PlannedLayer& planned_;
   CalibrationText text_, validation_;
-  std::map<std::int64_t, TokenClustering> clusters_;
+  std::optional<TextClusters> clusters_;
   std::vector<Tensor> importance_;
   std::set<std::int64_t> top_ks_;
   SplitPlan plan_;
