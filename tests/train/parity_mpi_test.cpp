@@ -33,6 +33,24 @@ TEST(ParityMpi, EveryLayoutOfTheseRanksEqualsOneProcess) {
   }
 }
 
+TEST(ParityMpi, ATeacherFewerExpertsEachStepAndRatesByFamilyEqualOneProcess) {
+  Communicator& world = mpi_world().world();
+  EngineOptions options = parity_options(DType::f64);
+  options.distill.temperature = 2;
+  options.router.top_k_from = 0;
+  options.router.top_k_steps = 3;
+  options.optimizer.rates[std::size_t(ParameterFamily::router)] = 3;
+  options.zero = true;
+  const Outcome want = reference_outcome(parity_model(), taught(options), true);
+  for (int ep = 1; ep <= world.size(); ep *= 2) {
+    if (world.size() % ep != 0) continue;
+    EXPECT_EQ(differences(run_job(world, ep, parity_model(), taught(options), {}, true), want,
+                          tolerance_of(DType::f64)),
+              "")
+        << "EP " << ep << ", rank " << world.rank();
+  }
+}
+
 TEST(ParityMpi, AWrongScaleOfExpertGradientsIsSeen) {
   Communicator& world = mpi_world().world();
   const EngineOptions options = parity_options(DType::f32);
