@@ -12,6 +12,7 @@
 #include "split/expert_sum.h"
 #include "split/layer_gate.h"
 #include "split/neuron_indices.h"
+#include "split/spilled.h"
 #include "split/text_clusters.h"
 #include "split/text_stream.h"
 
@@ -208,7 +209,9 @@ class Planner {
                                text(*streams.validation, streams.dense_validation, held_routing),
                                layer->scale.at(o_.top_k), o_.refit == SplitRefit::down_and_bias,
                                o_.refit_ridges, world_);
-    if (layer->refit->down.defined()) experts.set_down(layer->refit->down, layer->refit->bias);
+    if (!layer->refit->down.defined()) return;
+    layer->refit->down = spilled(layer->refit->down);
+    experts.set_down(layer->refit->down, layer->refit->bias);
   }
 
   bool wants_all_inputs() const {
