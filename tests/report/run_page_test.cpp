@@ -189,6 +189,7 @@ TEST_F(RunPage, ShowsEverythingThatTheRunHas) {
     line["exposed_comm_seconds"] = 0.1;
     line["exposed_comm_by_phase"] = {{"combine", 0.1}};
     line["router_losses"] = {{"z", 0.01}};
+    line["teacher_kl"] = 0.25;
   }
   lines[50]["skipped"] = "the loss is not finite";
   const RunRecord run = read_run(test::write_run(folder_, "run", lines));
@@ -196,12 +197,12 @@ TEST_F(RunPage, ShowsEverythingThatTheRunHas) {
   EXPECT_EQ(markup_fault(page), "");
   for (const char* heading :
        {"Loss by tokens", "Held-out loss by domain", "Learning rate", "Gradient norm",
-        "Busiest expert", "Router entropy", "Throughput", "Compute", "Last evaluation",
-        "Loss by domain", "Weights of the domains", "Epochs of the domains", "Router losses",
-        "Where the time of a step goes", "Waiting for other ranks", "Memory",
+        "Divergence from the teacher", "Busiest expert", "Router entropy", "Throughput", "Compute",
+        "Last evaluation", "Loss by domain", "Weights of the domains", "Epochs of the domains",
+        "Router losses", "Where the time of a step goes", "Waiting for other ranks", "Memory",
         "Load of the experts at step 120", "Load of the experts over time"})
     EXPECT_THAT(page, HasSubstr(fmt::format("<h2>{}</h2>", heading)));
-  EXPECT_EQ(count(page, "class=\"chart\""), 14u);
+  EXPECT_EQ(count(page, "class=\"chart\""), 15u);
   EXPECT_EQ(count(page, "class=\"chart both\""), 1u);
   EXPECT_THAT(page, AllOf(HasSubstr("step 51: the loss is not finite"), Not(HasSubstr("nan")),
                           Not(HasSubstr("http")), HasSubstr("run.seed")));

@@ -131,6 +131,8 @@ StepMetrics metrics(std::int64_t step) {
   m.step = step;
   m.tokens = 1'000'000'000 * step;
   m.loss = 2.5;
+  m.teacher_kl = 0.125;
+  m.top_k = 3;
   m.domain_loss = {{"web", 3.25}, {"code", NAN}};
   m.held_out_loss = {{"web", 3.5}};
   m.grad_norm = INFINITY;
@@ -175,6 +177,8 @@ TEST_F(TensorBoardFiles, HoldEveryNumberOfAStepUnderItsTag) {
   EXPECT_EQ(field(records[2], 2).bits, 300u);
   const auto scalars = scalars_of(records[2]);
   EXPECT_EQ(scalars.at("train/loss"), 2.5);
+  EXPECT_EQ(scalars.at("train/teacher_kl"), 0.125);
+  EXPECT_EQ(scalars.at("router/top_k"), 3);
   EXPECT_EQ(scalars.at("train/loss_by_domain/web"), 3.25);
   EXPECT_EQ(scalars.at("held_out/web"), 3.5);
   EXPECT_EQ(scalars.at("time/forward"), 0.25);
