@@ -42,7 +42,7 @@ Tensor activation_energy(const Tensor& inputs, const FfnMatrices& ffn) {
 
 std::vector<double> column_sums(const Tensor& x, Communicator& world) {
   Tensor sums = Tensor::zeros({x.cols()}, DType::f64);
-  parallel_for(x.cols(), 64, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(x.cols(), 1024, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = 0; t < x.rows(); ++t)
       for (std::int64_t c = begin; c < end; ++c)
         sums.data<double>()[c] += double(x.data<float>()[t * x.cols() + c]);

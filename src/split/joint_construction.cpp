@@ -80,8 +80,8 @@ class JointSearch {
     validation_energy_ = std::accumulate(held.begin(), held.end(), 0.0);
   }
 
-  LayerSplit find(const FfnMatrices& ffn) {
-    std::vector<std::int32_t> labels = clustered(ffn);
+  LayerSplit find() {
+    std::vector<std::int32_t> labels = clustered();
     LayerSplit result;
     best_ = labels;
     best_share_ = share(labels, regression_.ridge(roots(calibration_.by_expert(labels, experts_))));
@@ -97,12 +97,12 @@ class JointSearch {
   }
 
  private:
-  std::vector<std::int32_t> clustered(const FfnMatrices& ffn) const {
+  std::vector<std::int32_t> clustered() const {
     const SharedAndRest found = take_shared(by_score(energy_), context_.shared_sizes);
-    const Tensor sample = sampled_rows(calibration_.inputs(), kProfileTokens, world_);
+    const Tensor sample = sampled_rows(calibration_.energy(), kProfileTokens, world_);
     const Clustering clusters =
-        balanced_kmeans(profiles(activation_energy(sample, ffn), found.rest), context_.sizes,
-                        context_.seed, std::uint64_t(context_.layer), 1, ClusterMetric::cosine);
+        balanced_kmeans(profiles(sample, found.rest), context_.sizes, context_.seed,
+                        std::uint64_t(context_.layer), 1, ClusterMetric::cosine);
     std::vector<std::int32_t> labels(std::size_t(context_.neurons), std::int32_t(experts_));
     for (std::size_t i = 0; i < found.rest.size(); ++i)
       labels[std::size_t(found.rest[i])] = clusters.labels[i];
@@ -207,7 +207,7 @@ class JointConstruction final : public Construction {
 
   LayerSplit split(const SplitContext& context, const FfnWeights& weights) const override {
     const FfnMatrices ffn{weights("gate"), weights("up"), weights("down")};
-    return JointSearch(context, own_text(context, "joint"), ffn).find(ffn);
+    return JointSearch(context, own_text(context, "joint"), ffn).find();
   }
 };
 
