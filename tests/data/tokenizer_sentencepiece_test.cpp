@@ -10,7 +10,7 @@
 namespace moe {
 namespace {
 
-std::vector<std::string> lines_of(const std::filesystem::path& path) {
+std::vector<std::string> text_lines(const std::filesystem::path& path) {
   std::vector<std::string> lines;
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) lines.push_back(line);
@@ -33,7 +33,7 @@ class Sentences : public sentencepiece::SentenceIterator {
 /// A model trained on the project's licence and on the texts of the fixtures.
 std::string trained(const std::string& options) {
   const std::filesystem::path root = MOE_SOURCE_DIR;
-  std::vector<std::string> lines = lines_of(root / "LICENSE");
+  std::vector<std::string> lines = text_lines(root / "LICENSE");
   const auto cases = nlohmann::json::parse(read_bytes(root / "tests/data/tokenizers/cases.json"));
   for (const auto& input : cases["inputs"])
     if (const std::string text = input.value("text", ""); text.find('\n') == text.npos)

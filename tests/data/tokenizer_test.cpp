@@ -190,14 +190,14 @@ TEST(Tokenizer, PrefersTheModelsOwnFileInAFolder) {
   EXPECT_THAT(input_error_of([&] { Tokenizer::open(folder.path()); }),
               HasSubstr("neither a tokenizer.model nor a tokenizer.json"));
   write_bytes(folder / "tokenizer.json", read_bytes(source / "byte_fallback.json"));
-  const Tokenizer json = Tokenizer::open(folder.path());
-  EXPECT_EQ(json.special_id("<s>"), 1);
+  const Tokenizer pieces = Tokenizer::open(folder.path());
+  EXPECT_EQ(pieces.special_id("<s>"), 1);
   write_bytes(folder / "tokenizer.model", read_bytes(source / "ranks.tiktoken"));
   const Tokenizer ranks = Tokenizer::open(folder.path());
   EXPECT_EQ(ranks.vocabulary_size(), 500 + 256);
   EXPECT_EQ(ranks.special_id("<|eot_id|>"), 500 + 9);
   EXPECT_EQ(ranks.special_id("<|reserved_special_token_247|>"), 500 + 255);
-  EXPECT_NE(ranks.hash(), json.hash());
+  EXPECT_NE(ranks.hash(), pieces.hash());
   EXPECT_EQ(ranks.hash(), Tokenizer::open(source / "ranks.tiktoken").hash());
 }
 

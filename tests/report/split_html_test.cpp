@@ -134,8 +134,8 @@ TEST(SplitHtml, LeavesOutWhatWasNotMeasured) {
 }
 
 TEST(SplitHtml, RefusesWhatIsNoReport) {
-  const auto expect_refused = [](const std::string& json, const std::string& why) {
-    EXPECT_THAT([&] { split_report_html(json); },
+  const auto expect_refused = [](const std::string& text, const std::string& why) {
+    EXPECT_THAT([&] { split_report_html(text); },
                 ThrowsMessage<InputError>(AllOf(HasSubstr("split.json: "), HasSubstr(why))));
   };
   expect_refused("", "no valid JSON");
