@@ -139,29 +139,32 @@ INSTANTIATE_TEST_SUITE_P(Construction, FindsPlantedExperts,
                            return std::string(test.index == 0 ? "joint" : "gate_variation");
                          });
 
-TEST(Joint, KeepsTheBestOfAllThatItTried) {
-  const Planted planted;
-  const LayerSplit split = planted.split("joint");
+/// Neurons and tokens without any order.
+LayerSplit joint_of_random(int threads) {
+  const test::OpenMpThreads scope(threads);
+  LayerCalibration text = test::random_calibration(48, 12, 4, 3);
+  text.own = random_tensor({900, 12}, DType::f32, 6);
+  text.validation = random_tensor({300, 12}, DType::f32, 7);
+  SplitContext context{0, 5, 48, {7, 7, 7, 7, 7, 7}, {6}, &text, 1};
+  return make_construction("joint", {})->split(context, test::random_weights(48, 12));
+}
+
+TEST(Joint, GetsBetterThanClustersAndKeepsTheBestOfAllThatItTried) {
+  const LayerSplit split = joint_of_random(2);
   ASSERT_EQ(split.measures.size(), 4U);
   EXPECT_EQ(split.measures.front().first, "energy_by_clusters");
-  double before = 0.5;
+  double before = 0;
   for (const auto& [name, share] : split.measures) {
     EXPECT_GE(share, before) << name;
     before = share;
   }
+  EXPECT_GT(before, 1.1 * split.measures.front().second);
 }
 
 TEST(Joint, IsTheSameOnAnyNumberOfThreads) {
-  LayerCalibration text = test::random_calibration(48, 12, 4, 3);
-  text.own = random_tensor({900, 12}, DType::f32, 6);
-  const auto split = [&](int threads) {
-    const test::OpenMpThreads scope(threads);
-    SplitContext context{0, 5, 48, {9, 9, 9, 9}, {12}, &text, 2};
-    return make_construction("joint", {})->split(context, test::random_weights(48, 12)).partition;
-  };
-  const Partition one = split(1);
-  EXPECT_EQ(split(2), one);
-  EXPECT_EQ(split(3), one);
+  const Partition one = joint_of_random(1).partition;
+  EXPECT_EQ(joint_of_random(2).partition, one);
+  EXPECT_EQ(joint_of_random(3).partition, one);
 }
 
 TEST(Energy, KeepsTheNeuronsThatSayMost) {
@@ -292,6 +295,23 @@ TEST_F(Retention, RefitLowersTheErrorAndArmsMeasureTheModelThatIsWritten) {
   EXPECT_NEAR(arm.by_seed.at(0), loss_of(written.config(), rows_of(written)), 2e-6);
   EXPECT_NEAR(report.tests.at(0).dense_loss, loss_of(dense.config(), rows_of(dense)), 2e-6);
   EXPECT_EQ(report.arms.at(0).activated, count_parameters(written.config()).activated);
+}
+
+TEST_F(Retention, TakesTheRidgeThatValidationTextLikesBest) {
+  SplitOptions o = options();
+  o.refit_ridges = {1e-2, 1e9};  // the second leaves everything nearly as it is
+  for (const auto& [l, layer] : plan(o).layers) EXPECT_EQ(layer.refit->ridge, 1e-2) << l;
+}
+
+TEST_F(Retention, FitsALayerToWhatTheSplitLayersBeforeItGive) {
+  SplitOptions o = options();
+  o.method = "random";
+  o.gate = GateInit::zeros;
+  o.refit_ridges = {1e-2};
+  const auto refitted = [&] { return plan(o).layers.at(1).refit->down; };
+  const Tensor behind_experts = refitted();
+  o.dense_layers = {0};
+  EXPECT_FALSE(test::same_bits(behind_experts, refitted()));
 }
 
 TEST_F(Retention, AllExpertsAreTheDenseModelAndLeaveNothingToRefit) {
