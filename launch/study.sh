@@ -6,13 +6,13 @@
 # the runs' own files.
 #
 #   launch/study.sh [--model FOLDER --train SHARD... --held-out SHARD...] [--arms FILE] [--seeds N]
-#                   [--steps N] [--length N] [--calibration-tokens N] [--config FILE] [--gap NATS]
-#                   [--output FOLDER] [--fresh] [--programs FOLDER]
+#                   [--steps N] [--evaluations N] [--length N] [--calibration-tokens N]
+#                   [--config FILE] [--gap NATS] [--output FOLDER] [--fresh] [--programs FOLDER]
 #
 # --model: a Hugging Face LLaMA, with token shards of its tokenizer, one or more of each domain;
 # default: a model of configs/study/dense.yaml, trained on the texts of launch/demo.sh, which are
 # made first. --arms: default configs/study/arms.txt. --seeds: default 3; --steps: of each run, of
-# 2048 tokens, default 60; --length: of a sequence, default 256; --config: of the training, default
+# 2048 tokens, default 60, with so many --evaluations, default 4; --length: of a sequence, default 256; --config: of the training, default
 # configs/study/train.yaml; --gap: a table of the tokens that close shares of it (moe-report study).
 # --calibration-tokens: of the training text, for the splits, default 8192. QUICK=1 in the environment:
 # one seed, 20 steps. Everything lands in study/ or --output; runs that are finished are kept by the
@@ -31,7 +31,7 @@ config=configs/study/train.yaml
 gap=()
 length=256
 calibration_tokens=8192
-seeds=3 steps=60
+seeds=3 steps=60 evaluations=4
 [ -z "${QUICK:-}" ] || seeds=1 steps=20
 fresh=false
 
@@ -54,7 +54,7 @@ while [ $# -gt 0 ]; do
       [ ${#files[@]} -gt 0 ] || fail "$option needs files"
       if [ "$option" = --train ]; then train=("${files[@]}"); else held_out=("${files[@]}"); fi
       ;;
-    --model | --arms | --seeds | --steps | --length | --calibration-tokens | --config | --gap | \
+    --model | --arms | --seeds | --steps | --evaluations | --length | --calibration-tokens | --config | --gap | \
       --output | --programs)
       [ $# -gt 1 ] || fail "$1 needs a value"
       case $1 in
@@ -62,6 +62,7 @@ while [ $# -gt 0 ]; do
         --arms) arms=$(realpath "$2") ;;
         --seeds) seeds=$2 ;;
         --steps) steps=$2 ;;
+        --evaluations) evaluations=$2 ;;
         --length) length=$2 ;;
         --calibration-tokens) calibration_tokens=$2 ;;
         --config) config=$(realpath "$2") ;;
@@ -80,8 +81,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 for file in "$arms" "$config"; do [ -f "$file" ] || fail "$file: no such file"; done
-[[ $seeds =~ ^[1-9][0-9]*$ && $steps =~ ^[1-9][0-9]*$ && $length =~ ^[1-9][0-9]*$ ]] ||
-  fail '--seeds, --steps and --length are positive numbers'
+for value in "$seeds" "$steps" "$evaluations" "$length"; do
+  [[ $value =~ ^[1-9][0-9]*$ ]] ||
+    fail '--seeds, --steps, --evaluations and --length are positive numbers'
+done
 given=0
 [ -z "$model" ] || given=$((given + 1))
 [ ${#train[@]} -eq 0 ] || given=$((given + 1))
@@ -149,7 +152,7 @@ run_arm() {
   moe-train --config "$config" --init-from "$start" --set run.folder="$folder/run" \
     --set run.seed="$seed" --set data.sequence_length="$length" \
     --set batch.global=$((2048 / length > 0 ? 2048 / length : 1)) \
-    --set train.steps="$steps" --set train.eval_every=$((steps < 4 ? 1 : steps / 4)) \
+    --set train.steps="$steps" --set train.eval_every=$((steps < evaluations ? 1 : steps / evaluations)) \
     --set data.train="$(sources "${train[@]}")" --set data.held_out="$(sources "${held_out[@]}")" \
     "${settings[@]}"
   rm -rf "$folder/run/checkpoints" "$folder/split/"*.safetensors
