@@ -87,6 +87,7 @@ class Build {
   InputPosition position_;
   std::int64_t bytes_read_ = 0, tokens_ = 0;
   bool all_read_ = false;
+  bool writing_ = false;                     // the outputs were free when writing began
   std::vector<BuildReport::Shard> shards_;   // written
   std::vector<std::vector<bool>> held_out_;  // for each domain, each document
 };
@@ -94,8 +95,8 @@ class Build {
 void Build::restore() {
   json state;
   if (!job_.state().empty()) state = json::parse(job_.state());
-  const bool writing = state.is_object() && state["writing"] == json::parse(plan_.writing_job());
-  if (!writing) plan_.require_free();
+  writing_ = state.is_object() && state["writing"] == json::parse(plan_.writing_job());
+  if (!writing_) plan_.require_free();
   if (state.is_null()) {
     intake_.open(job_.path());
     return;
@@ -111,7 +112,7 @@ void Build::restore() {
         d["text_bytes"].get<std::int64_t>();
     tokens_ += waiting.tokens;
   }
-  if (writing)
+  if (writing_)
     for (const json& s : state["shards"])
       shards_.push_back({s["path"].get<std::string>(), s["domain"].get<std::string>(),
                          s["held_out"].get<bool>(), s["documents"].get<std::int64_t>(),
@@ -141,7 +142,7 @@ void Build::save() {
       {"all_read", all_read_},
       {"intake", json::parse(intake_.save())},
       {"domains", domains},
-      {"writing", all_read_ ? json::parse(plan_.writing_job()) : json()},
+      {"writing", writing_ ? json::parse(plan_.writing_job()) : json()},
       {"shards",
        shards}}.dump());
 }
@@ -301,8 +302,11 @@ TokenWriter::Keep Build::kept(const Output& output) const {
 
 void Build::write() {
   const std::vector<Output> outputs = choose_outputs();
-  if (shards_.empty())
+  // A file that is there once writing has begun is ours, whether it was counted before a kill or
+  // not.
+  if (!writing_)
     for (const Output& output : outputs) plan_.require_free(output.path);
+  writing_ = true;
   save();
   for (std::size_t i = shards_.size(); i < outputs.size(); ++i) {
     const Output& output = outputs[i];
