@@ -146,6 +146,7 @@ int run_split(SplitArguments& a, Communicator& world) {
   a.split.format = model_format_named(a.format);
   a.split.calibration.shards.assign(a.calibration.begin(), a.calibration.end());
   a.split.every_top_k = !a.held_out.empty();
+  a.split.unseen.assign(a.held_out.begin(), a.held_out.end());
 
   const ModelFolder dense(a.split.input);
   const std::optional<SplitOptions> asked_for = fit_to_format(a.split);
@@ -333,11 +334,12 @@ void define_split(CLI::App& app, SplitArguments& a) {
                   "longer documents are cut; also of held-out text")
       ->capture_default_str();
   text.add_option("--validation", a.validation,
-                  "token shards that decide between fits (default: an eighth of the calibration "
-                  "documents is held back)");
+                  "token shards that decide between fits, a seventh of --calibration-tokens of them "
+                  "(default: an eighth of the calibration documents is held back)");
   text.add_option("--held-out", a.held_out,
                   "token shards on which the loss is measured right after the split, for every "
-                  "number of chosen experts");
+                  "number of chosen experts; none of their documents may be among the calibration "
+                  "and validation text");
 
   app.add_option("--seed", o.seed, "of the partition and the gates")->capture_default_str();
   app.add_option("--format", a.format,

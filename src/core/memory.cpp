@@ -85,6 +85,15 @@ class Arena {
     }
   }
 
+  void release() {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [size, blocks] : free_) {
+      reserved_ -= std::int64_t(size * blocks.size());
+      for (std::byte* block : blocks) std::free(block);
+    }
+    free_.clear();
+  }
+
   void describe(MemoryAccount& account) const {
     const std::lock_guard lock(mutex_);
     account.reserved = reserved_;
@@ -171,6 +180,8 @@ MemoryAccount memory_account(Device device) {
   }
   return held;
 }
+
+void release_cached_memory() { arena().release(); }
 
 void poison_new_memory(bool on) { poison = on; }
 

@@ -45,6 +45,10 @@ struct MemoryAccount {
 };
 MemoryAccount memory_account(Device device = Device::cpu);
 
+/// Gives the CPU's cached blocks back to the system: for between two stages of work whose tensors
+/// differ in size, where the blocks of one would lie idle beside those of the next.
+void release_cached_memory();
+
 /// Tests: fills every new block with 0xFF (NaN in every float type), so that a kernel that skips
 /// an output is seen.
 void poison_new_memory(bool on);

@@ -116,20 +116,22 @@ std::string refit_table(const SplitPlan& plan) {
     if (!layer.refit) continue;
     const LayerRefit& r = *layer.refit;
     if (text.empty())
-      text = fmt::format("\n{:>7}  {:>8}  {:>8}  {:>8}  {:>8}\n", "refit", "before", "after",
-                         "ridge", "jitter");
-    text += fmt::format("{:>7}  {:>8.4f}  {:>8.4f}  {:>8g}  {:>8g}{}{}\n", l, r.error_before,
-                        r.error_after, r.ridge, r.jitter, r.note.empty() ? "" : "  ", r.note);
+      text = fmt::format("\n{:>7}  {:>8}  {:>8}  {:>8}  {:>8}  {:>8}\n", "refit", "before", "after",
+                         "fit", "ridge", "jitter");
+    text += fmt::format("{:>7}  {:>8.4f}  {:>8.4f}  {:>8.4f}  {:>8g}  {:>8g}{}{}\n", l,
+                        r.error_before, r.error_after, r.error_of_fit, r.ridge, r.jitter,
+                        r.note.empty() ? "" : "  ", r.note);
   }
   return text.empty() ? text
                       : text +
                             "error on validation text with the dense down projections and with "
-                            "those refitted.\n";
+                            "those refitted; fit: the latter on the text they are fitted to.\n";
 }
 
 ordered_json refit_json(const LayerRefit& r) {
   return {{"error_before", r.error_before},
           {"error_after", r.error_after},
+          {"error_of_fit", r.error_of_fit},
           {"ridge", r.ridge},
           {"jitter", r.jitter},
           {"note", r.note}};

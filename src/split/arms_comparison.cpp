@@ -76,7 +76,6 @@ class Comparison {
       texts_.push_back(load_calibration(text, dense_, 0, world));
     }
     for (const CalibrationText& text : texts_) tests_.emplace_back(dense_, text, world_);
-    refuse_shared_documents();
   }
 
   ArmsReport run() {
@@ -92,20 +91,6 @@ class Comparison {
   }
 
  private:
-  void refuse_shared_documents() {
-    for (std::size_t t = 0; t < texts_.size(); ++t)
-      for (const auto& [what, shards] :
-           {std::pair("calibration text", &o_.split.calibration.shards),
-            std::pair("validation text", &o_.split.validation)}) {
-        if (shards->empty()) continue;
-        CalibrationOptions text = o_.split.calibration;
-        text.shards = *shards;
-        text.tokens = std::numeric_limits<std::int64_t>::max();
-        require_disjoint(load_calibration(text, dense_, 0, world_), what, texts_[t],
-                         str("test text ", o_.tests[t].name));
-      }
-  }
-
   void measure_dense() {
     std::vector<TextStream> best;
     for (const CalibrationText& text : texts_) {
@@ -145,6 +130,8 @@ class Comparison {
       split.dtype = DType::f32;
       split.seed = seed;
       split.dry_run = true;
+      for (const ArmTest& test : o_.tests)
+        split.unseen.insert(split.unseen.end(), test.shards.begin(), test.shards.end());
       arm.set(split);
       std::vector<Streams> streams;
       for (const CalibrationText& text : texts_) {

@@ -64,6 +64,22 @@ void require_tokenizer(const std::vector<std::filesystem::path>& shards,
   }
 }
 
+/// The documents of shards, one piece of each, as the model reads them.
+HeldOut documents_of(const std::vector<std::filesystem::path>& shards,
+                     const CalibrationOptions& options, const ModelConfig& model) {
+  MOE_REQUIRE(options.length > 0, "calibration needs a positive length, got ", options.length);
+  const std::optional<std::int32_t> bos =
+      model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt;
+  return HeldOut::documents(shards, std::min(options.length, model.max_positions), model.vocab_size,
+                            bos);
+}
+
+/// What a piece is known by; nothing for one so short that two may be equal by chance.
+std::optional<std::uint64_t> hash_of(const Batch& piece) {
+  if (tokens_in(piece) < kTokensOfADocument) return std::nullopt;
+  return checksum(piece.tokens.bytes(), piece.tokens.nbytes());
+}
+
 /// Puts a text together, piece by piece, of which each rank keeps its own.
 class Collector {
  public:
@@ -73,8 +89,7 @@ class Collector {
     const std::int64_t n = tokens_in(piece);
     text_.all_tokens += n;
     text_.all_labels += labels_in(piece);
-    if (n >= kTokensOfADocument)
-      text_.hashes.push_back(checksum(piece.tokens.bytes(), piece.tokens.nbytes()));
+    if (const auto hash = hash_of(piece)) text_.hashes.push_back(*hash);
     if (pieces_++ % world_.size() != world_.rank()) return;
     text_.tokens += n;
     width_ = std::max(width_, piece.tokens.cols());
@@ -110,15 +125,10 @@ CalibrationText load_calibration(const CalibrationOptions& options, const ModelF
 
 FitTexts load_and_hold_back(const CalibrationOptions& options, const ModelFolder& dense,
                             std::uint64_t seed, std::int64_t every, Communicator& world) {
-  const ModelConfig& model = dense.config();
-  MOE_REQUIRE(options.length > 0, "calibration needs a positive length, got ", options.length);
-  const std::int64_t length = std::min(options.length, model.max_positions);
   MOE_REQUIRE(options.tokens > 0, "calibration needs a positive number of tokens, got ",
               options.tokens);
   require_tokenizer(options.shards, dense.path());
-  const std::optional<std::int32_t> bos =
-      model.bos_token >= 0 ? std::optional(std::int32_t(model.bos_token)) : std::nullopt;
-  const HeldOut documents = HeldOut::documents(options.shards, length, model.vocab_size, bos);
+  const HeldOut documents = documents_of(options.shards, options, dense.config());
   const std::vector<std::int64_t> order =
       permutation(documents.sequences(), Philox(seed, RandomPurpose::split, {0x63616c}));
 
@@ -136,12 +146,22 @@ FitTexts load_and_hold_back(const CalibrationOptions& options, const ModelFolder
   return texts;
 }
 
-void require_disjoint(const CalibrationText& a, const std::string& name_a, const CalibrationText& b,
-                      const std::string& name_b) {
-  const std::set<std::uint64_t> known(a.hashes.begin(), a.hashes.end());
-  const auto shared = std::count_if(b.hashes.begin(), b.hashes.end(),
-                                    [&](std::uint64_t h) { return known.contains(h); });
-  MOE_REQUIRE(shared == 0, "the ", name_a, " and the ", name_b, " share ", shared,
+std::vector<std::uint64_t> document_hashes(const std::filesystem::path& shard,
+                                           const CalibrationOptions& options,
+                                           const ModelFolder& dense) {
+  const HeldOut documents = documents_of({shard}, options, dense.config());
+  std::vector<std::uint64_t> hashes;
+  for (std::int64_t i = 0; i < documents.sequences(); ++i)
+    if (const auto hash = hash_of(documents.load(i, 1))) hashes.push_back(*hash);
+  return hashes;
+}
+
+void require_disjoint(const std::vector<std::uint64_t>& a, const std::string& name_a,
+                      const std::vector<std::uint64_t>& b, const std::string& name_b) {
+  const std::set<std::uint64_t> known(a.begin(), a.end());
+  const auto shared =
+      std::count_if(b.begin(), b.end(), [&](std::uint64_t h) { return known.contains(h); });
+  MOE_REQUIRE(shared == 0, name_a, " and ", name_b, " share ", shared,
               " documents: what is fitted to a text says too much about it, so make shards of "
               "different documents");
 }

@@ -45,9 +45,14 @@ struct FitTexts {
 FitTexts load_and_hold_back(const CalibrationOptions& options, const ModelFolder& dense,
                             std::uint64_t seed, std::int64_t every, Communicator& world);
 
-/// Throws InputError when two texts share documents; the names are theirs.
-void require_disjoint(const CalibrationText& a, const std::string& name_a, const CalibrationText& b,
-                      const std::string& name_b);
+/// CalibrationText::hashes of everything in a shard, cut as `options` say.
+std::vector<std::uint64_t> document_hashes(const std::filesystem::path& shard,
+                                           const CalibrationOptions& options,
+                                           const ModelFolder& dense);
+
+/// Throws InputError when two texts, by their hashes, share documents; the names are theirs.
+void require_disjoint(const std::vector<std::uint64_t>& a, const std::string& name_a,
+                      const std::vector<std::uint64_t>& b, const std::string& name_b);
 
 /// Rows of x whose token is no padding, batch by batch: [tokens, cols of x].
 Tensor without_padding(const std::vector<Tensor>& x, const CalibrationText& text);

@@ -72,15 +72,15 @@ Tensor gate_logits(const GateWeights& gate, const Tensor& x) {
   return y.value;
 }
 
-Tensor best_experts(const Tensor& mass, std::int64_t k) {
-  Tensor values = Tensor::empty({mass.rows(), k}, DType::f32);
-  Tensor chosen = Tensor::empty({mass.rows(), k}, DType::i32);
-  Tensor targets = Tensor::empty(mass.shape(), DType::f32);
+Tensor best_experts(const Tensor& scores, std::int64_t k, double value) {
+  Tensor values = Tensor::empty({scores.rows(), k}, DType::f32);
+  Tensor chosen = Tensor::empty({scores.rows(), k}, DType::i32);
+  Tensor best = Tensor::empty(scores.shape(), DType::f32);
   Backend& device = backend(Device::cpu);
-  device.topk(values, chosen, mass, {});
-  device.fill(values, 1.0 / double(k));
-  device.scatter_columns(targets, values, chosen);
-  return targets;
+  device.topk(values, chosen, scores, {});
+  device.fill(values, value);
+  device.scatter_columns(best, values, chosen);
+  return best;
 }
 
 GateWeights train_gate(GateKind kind, const Tensor& x, const Tensor& targets, std::uint64_t seed,

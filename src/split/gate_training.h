@@ -17,9 +17,8 @@ struct GateWeights {
 /// Logits of a gate: f32 [rows of x, E].
 Tensor gate_logits(const GateWeights& gate, const Tensor& x);
 
-/// For every token, 1 / k at the k experts of the largest mass (split/layer_quality.h) and 0
-/// elsewhere: f32 [tokens, E].
-Tensor best_experts(const Tensor& mass, std::int64_t k);
+/// For every token, `value` at the k experts of the largest score and 0 elsewhere: f32 [tokens, E].
+Tensor best_experts(const Tensor& scores, std::int64_t k, double value = 1);
 
 /// A gate that predicts `targets` (f32 [tokens, E], rows sum to 1) from x (f32 [tokens, H]):
 /// cross-entropy of its softmax, minimised with AdamW over seeded mini-batches (LLaMA-MoE v1's

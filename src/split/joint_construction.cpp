@@ -117,7 +117,8 @@ class JointSearch {
     for (int i = 0; i < kIterations; ++i) {
       const Tensor by_expert = calibration_.by_expert(labels, experts_);
       const GateWeights gate =
-          regression_.ridge(routing == Routing::membership ? members(by_expert) : roots(by_expert));
+          regression_.ridge(routing == Routing::membership ? best_experts(by_expert, context_.top_k)
+                                                           : roots(by_expert));
       if (const double got = share(labels, gate); got > best_share_) {
         best_share_ = got;
         best_ = labels;
@@ -169,12 +170,6 @@ class JointSearch {
   static Tensor roots(const Tensor& x) {
     const Tensor y = x.clone();
     for (std::int64_t i = 0; i < y.size(); ++i) y.data<float>()[i] = std::sqrt(y.data<float>()[i]);
-    return y;
-  }
-
-  Tensor members(const Tensor& by_expert) const {
-    Tensor y = best_experts(by_expert, context_.top_k);
-    backend(Device::cpu).scale(y, double(context_.top_k));
     return y;
   }
 

@@ -65,8 +65,7 @@ TokenClustering matched_to_experts(const TokenClustering& found, const Tensor& i
 
 GateWeights fit_layer_gate(const Tensor& inputs, const FfnMatrices& ffn, const Partition& partition,
                            std::int64_t k, bool bias, Communicator& world) {
-  Tensor members = best_experts(ExpertSum(ffn, partition).norms(inputs), k);
-  backend(Device::cpu).scale(members, double(k));
+  const Tensor members = best_experts(ExpertSum(ffn, partition).norms(inputs), k);
   return GateRegression(inputs, kRidge, bias, world).logistic(members, kLogisticIterations);
 }
 

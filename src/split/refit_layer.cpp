@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "kernels/backend.h"
 #include "split/down_refit.h"
@@ -45,6 +46,8 @@ double relative_error(const ExpertSum& experts, const RefitText& text, double sc
 LayerRefit refit_layer(const ExpertSum& experts, std::int64_t shared_neurons,
                        const RefitText& calibration, const RefitText& validation, double scale,
                        bool bias, const std::vector<double>& ridges, Communicator& world) {
+  // The sums are larger than all that was before, and blocks of that size are in no cache.
+  release_cached_memory();
   std::vector<std::int64_t> sizes;
   for (std::size_t e = 0; e + 1 < experts.offsets().size(); ++e)
     sizes.push_back(experts.offsets()[e + 1] - experts.offsets()[e]);
@@ -56,6 +59,7 @@ LayerRefit refit_layer(const ExpertSum& experts, std::int64_t shared_neurons,
                  calibration.targets.slice(first, n));
   }
   refitter.add_ranks(world);
+  release_cached_memory();
 
   LayerRefit result;
   result.error_before = result.error_after = relative_error(experts, validation, scale, world);
@@ -67,6 +71,7 @@ LayerRefit refit_layer(const ExpertSum& experts, std::int64_t shared_neurons,
   if (refitter.rows() < kAdvisedTokensOfANeuron * experts.columns())
     result.note = str(refitter.rows(), " calibration tokens for ", experts.columns(), " neurons (",
                       kAdvisedTokensOfANeuron * experts.columns(), " are advised)");
+  std::int64_t dependent = -1;
   ExpertSum candidate = experts;
   for (const double ridge : ridges) {
     DownRefit fit = refitter.solve(ridge, experts.down(), &world);
@@ -76,10 +81,20 @@ LayerRefit refit_layer(const ExpertSum& experts, std::int64_t shared_neurons,
     result.error_after = error;
     result.ridge = ridge;
     result.jitter = fit.jitter;
+    result.error_of_fit = std::sqrt(fit.error);
+    dependent = fit.dependent;
     result.down = std::move(fit.down);
     result.bias = std::move(fit.bias);
   }
-  if (!result.down.defined()) result.note = "no refit: none lowers the error on validation text";
+  if (!result.down.defined()) {
+    result.note = "no refit: none lowers the error on validation text";
+  } else if (result.jitter > 0) {
+    result.note +=
+        str(result.note.empty() ? "" : "; ", "activations depend on each other, ",
+            dependent < 0 ? str("first those for a bias")
+                          : str("first those of neuron ", dependent, " in the experts' order"),
+            ": solved with jitter");
+  }
   return result;
 }
 

@@ -23,6 +23,7 @@ struct LayerRefit {
   /// |targets - outputs| / |targets| on the text that decides, with the dense down projections and
   /// with these.
   double error_before = 0, error_after = 0;
+  double error_of_fit = 0;  // with these on the text that they are fitted to; 0 where none are kept
   std::string note;  // why they stay, or what to know of the refit; empty: nothing
 };
 

@@ -67,9 +67,12 @@ struct SplitOptions {
   std::optional<bool> softmax_over_all;
   AttentionSplitOptions attention;
   CalibrationOptions calibration;
-  /// Text that decides between fits; empty: an eighth of the calibration text is held back for it
+  /// Text that decides between fits, a seventh as many tokens of it at most; empty: an eighth of the calibration text is held back for it
   /// where it is needed.
   std::vector<std::filesystem::path> validation;
+  /// Shards that losses are to be measured on: refused where calibration or validation text has a
+  /// document of theirs.
+  std::vector<std::filesystem::path> unseen;
   bool every_top_k = false;  // scales and measures for every number of chosen experts, not one
   std::uint64_t seed = 42;
   ModelFormat format = ModelFormat::llama_moe;

@@ -105,7 +105,12 @@ class Planner {
       options.tokens = std::max<std::int64_t>(1, options.tokens / (kHeldBack - 1));
       validation_ = load_calibration(options, dense_, o_.seed, world_);
     }
-    require_disjoint(text_, "calibration text", validation_, "validation text");
+    require_disjoint(text_.hashes, "calibration text", validation_.hashes, "validation text");
+    for (const std::filesystem::path& shard : o_.unseen) {
+      const auto unseen = document_hashes(shard, o_.calibration, dense_);
+      require_disjoint(text_.hashes, "calibration text", unseen, shard.string());
+      require_disjoint(validation_.hashes, "validation text", unseen, shard.string());
+    }
     plan_.calibration_tokens = text_.all_tokens;
     plan_.validation_tokens = validation_.all_tokens;
   }
@@ -172,7 +177,8 @@ class Planner {
       ExpertSum experts(ffn, layer.partition);
       const TokenRouting routing = route_rows(inputs), held_routing = route_rows(held_back);
       if (o_.refit != SplitRefit::none)
-        refit(experts, ffn, dense, streams, routing, held_routing, &layer);
+        refit(experts, ffn, dense, streams, {inputs, {}, routing}, {held_back, {}, held_routing},
+              &layer);
       streams.fit.add(experts.output(inputs, routing, scale));
       streams.validation->add(experts.output(held_back, held_routing, scale));
       if (streams.dense_fit) streams.dense_fit->add_dense_ffn(dense);
@@ -186,29 +192,25 @@ class Planner {
     planned_(l, dense, &told);
   }
 
-  void refit(ExpertSum& experts, const FfnMatrices& ffn, const DenseLayer& dense, Streams& streams,
-             const TokenRouting& routing, const TokenRouting& held_routing,
+  void refit(ExpertSum& experts, const FfnMatrices& ffn, const DenseLayer& dense,
+             const Streams& streams, RefitText text, RefitText held_back,
              SplitPlan::Layer* layer) const {
-    const auto text = [&](TextStream& own, std::optional<TextStream>& parent,
-                          const TokenRouting& chosen) {
-      RefitText t{own.ffn_input(dense), {}, chosen};
-      if (!parent) {
-        t.targets = dense_ffn_output(t.inputs, ffn);
-        return t;
-      }
+    const auto targets = [&](const Tensor& inputs, const TextStream& own,
+                             const std::optional<TextStream>& parent) {
+      if (!parent) return dense_ffn_output(inputs, ffn);
       Backend& device = backend(Device::cpu);
-      t.targets = dense_ffn_output(parent->ffn_input(dense), ffn);
-      device.add_into(t.targets, parent->rows());
+      Tensor y = dense_ffn_output(parent->ffn_input(dense), ffn);
+      device.add_into(y, parent->rows());
       Tensor mine = own.rows();
       device.scale(mine, -1);
-      device.add_into(t.targets, mine);
-      return t;
+      device.add_into(y, mine);
+      return y;
     };
+    text.targets = targets(text.inputs, streams.fit, streams.dense_fit);
+    held_back.targets = targets(held_back.inputs, *streams.validation, streams.dense_validation);
     layer->refit = refit_layer(experts, std::int64_t(concatenated(layer->partition.shared).size()),
-                               text(streams.fit, streams.dense_fit, routing),
-                               text(*streams.validation, streams.dense_validation, held_routing),
-                               layer->scale.at(o_.top_k), o_.refit == SplitRefit::down_and_bias,
-                               o_.refit_ridges, world_);
+                               text, held_back, layer->scale.at(o_.top_k),
+                               o_.refit == SplitRefit::down_and_bias, o_.refit_ridges, world_);
     if (!layer->refit->down.defined()) return;
     layer->refit->down = spilled(layer->refit->down);
     experts.set_down(layer->refit->down, layer->refit->bias);
@@ -285,8 +287,9 @@ class Planner {
       if (plan_.config.moe.gate_bias) layer->gate.bias = gate.bias;
     } else if (init == GateInit::select || init == GateInit::select_linear) {
       const Tensor mass = activation_mass(inputs, ffn, layer->partition.experts);
-      layer->gate = train_gate(gate_kind(init), inputs, best_experts(mass, o_.top_k), o_.seed,
-                               std::uint64_t(l));
+      layer->gate =
+          train_gate(gate_kind(init), inputs, best_experts(mass, o_.top_k, 1.0 / double(o_.top_k)),
+                     o_.seed, std::uint64_t(l));
     } else if (init == GateInit::logistic) {
       layer->gate = fit_layer_gate(calibration.own, ffn, layer->partition, o_.top_k,
                                    plan_.config.moe.gate_bias, world_);

@@ -26,8 +26,8 @@ struct SplitPlan {
     GateWeights gate;                                      // undefined: SplitPlan::gate_init
     std::map<std::int64_t, double> scale;                  // by number of chosen experts
     std::vector<double> channel_scale;  // [hidden] on the rows of down; empty: none
-    /// On the calibration text, by number of chosen experts: top_k, or all with
-    /// SplitOptions::every_top_k.
+    /// On the validation text, or the calibration text where there is none, by number of chosen
+    /// experts: top_k, or all with SplitOptions::every_top_k.
     std::map<std::int64_t, LayerQuality> quality;
     std::optional<double> gate_agreement;  // centers: tokens routed to their own cluster
     /// Of SplitOptions::refit: what replaces the dense down projections, if anything does.
@@ -51,13 +51,14 @@ struct SplitPlan {
   ModelConfig config_with(std::int64_t top_k) const;
 };
 
-/// Hears of every layer with experts as soon as it is planned: how its tokens choose, given rows of
-/// what its FFN is given, f32 [rows, hidden].
+/// A layer with experts as it was planned, and how tokens choose among them.
 struct PlannedRouting {
   const SplitPlan::Layer& layer;
+  /// Given rows of what the layer's FFN is given, f32 [rows, hidden].
   std::function<TokenRouting(const Tensor& inputs)> route;
   double scale;
 };
+/// Hears of every layer as soon as it is planned; `planned` is null for one that stays dense.
 using PlannedLayer =
     std::function<void(std::int64_t index, const DenseLayer& dense, const PlannedRouting* planned)>;
 

@@ -51,13 +51,6 @@ std::map<std::int64_t, Layer> run(const Transformer& model, const Batch& batch,
   return layers;
 }
 
-/// 1 at the k experts of the largest norm, 0 elsewhere.
-Tensor membership(const Tensor& norms, std::int64_t k) {
-  Tensor targets = best_experts(norms, k);
-  backend(Device::cpu).scale(targets, double(k));
-  return targets;
-}
-
 }  // namespace
 
 void refresh_routers(const Transformer& model, ParameterStore& parameters, AdamW& optimizer,
@@ -84,7 +77,7 @@ void refresh_routers(const Transformer& model, ParameterStore& parameters, AdamW
     set_phase("router refresh", std::int32_t(layer));
     const GateRegression regression(stacked(seen.x), kRidge, router.gate_bias, world);
     const GateWeights fit =
-        regression.logistic(membership(stacked(seen.norms), router.top_k), kIterations);
+        regression.logistic(best_experts(stacked(seen.norms), router.top_k), kIterations);
     replace(str("layers.", layer, ".router.weight"), fit.weight);
     if (router.gate_bias) replace(str("layers.", layer, ".router.bias"), fit.bias);
   }

@@ -61,6 +61,17 @@ TEST(Arena, GivesTheSameBlockAgainAndAsksTheSystemNoMore) {
   for (int i = 0; i < 10; ++i) EXPECT_EQ(Tensor::empty({1000}, DType::f32).bytes(), first);
   EXPECT_EQ(memory_account().system_allocations, before);
 }
+
+TEST(Arena, GivesCachedBlocksBackAndKeepsThoseInUse) {
+  const Tensor held = Tensor::zeros({1 << 20}, DType::f32);
+  (void)Tensor::empty({1 << 21}, DType::f32);
+  release_cached_memory();
+  EXPECT_EQ(memory_account().reserved, memory_account().live_total);
+  EXPECT_EQ(held.data<float>()[(1 << 20) - 1], 0);
+  const std::int64_t before = memory_account().system_allocations;
+  (void)Tensor::empty({1 << 21}, DType::f32);
+  EXPECT_EQ(memory_account().system_allocations, before + 1);
+}
 #endif
 
 TEST(Arena, CountsByKindAndRemembersThePeak) {

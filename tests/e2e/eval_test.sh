@@ -11,14 +11,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
 
-# refused PATTERN COMMAND: bad input ends with code 2 and one line that says PATTERN.
-refused() {
-  local pattern=$1
-  shift
-  "$@" > last.log 2>&1
-  [ $? -eq 2 ] || { cat last.log; fail "not refused: $*"; }
-  has "$pattern" last.log
-}
 ranks() { mpirun -n "$1" --oversubscribe --bind-to none "${@:2}"; }
 # The program's standard output alone.
 out_of() { "$@" 2> last.log || { cat last.log; fail "$*"; }; }

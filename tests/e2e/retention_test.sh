@@ -7,15 +7,6 @@ tree=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 source "$tree/tests/support/small_run.sh"
 in_copy "$tree" "$1"
 
-# refused TEXT COMMAND...
-refused() {
-  local text=$1
-  shift
-  "$@" > wrong.log 2>&1
-  local code=$?
-  [ $code -eq 2 ] || fail "exit code $code: $*: $(cat wrong.log)"
-  grep -qF -- "$text" wrong.log || fail "no '$text' from $*: $(cat wrong.log)"
-}
 study=launch/study_retention.sh
 refused 'positive numbers' $study --test-tokens 0
 refused "'llama' is no model" $study --models llama

@@ -77,15 +77,6 @@ rm study/done/queries_seed_2
 cmp -s <(sed '1,/table and pictures/d' study.log) <(sed '1,/table and pictures/d' again.log) ||
   fail 'the same seeds gave another table'
 
-# refused TEXT COMMAND...
-refused() {
-  local text=$1
-  shift
-  "$@" > wrong.log 2>&1
-  local code=$?
-  [ $code -eq 2 ] || fail "exit code $code: $*: $(cat wrong.log)"
-  grep -qF -- "$text" wrong.log || fail "no '$text' from $*: $(cat wrong.log)"
-}
 refused 'belong together' launch/study.sh --model model
 refused 'nowhere.h5: no such file' launch/study.sh --train nowhere.h5
 refused 'positive numbers' launch/study.sh --seeds none

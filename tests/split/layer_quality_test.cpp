@@ -158,7 +158,7 @@ TEST(GateTraining, LearnsWhichExpertsFireMost) {
 
 TEST(GateTraining, TargetsNameTheLargestMasses) {
   const Tensor mass = Tensor::of<float>({2, 3}, {1, 3, 2, 5, 5, 0});
-  EXPECT_EQ(test::to_doubles(best_experts(mass, 2)), (std::vector<double>{0, .5, .5, .5, .5, 0}));
+  EXPECT_EQ(test::to_doubles(best_experts(mass, 2, 0.5)), (std::vector<double>{0, .5, .5, .5, .5, 0}));
 }
 
 }  // namespace

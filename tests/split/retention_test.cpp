@@ -372,8 +372,15 @@ TEST_F(Retention, WhatCannotBeIsRefusedOrSaid) {
     change(o);
     EXPECT_THAT([&] { plan(o); }, ThrowsMessage<InputError>(HasSubstr(why)));
   };
-  refused("calibration text and the validation text share",
+  refused("calibration text and validation text share",
           [&](SplitOptions& o) { o.validation = {fit_}; });
+  refused(str("calibration text and ", fit_.string(), " share"), [&](SplitOptions& o) {
+    o.unseen = {test_, fit_};
+  });
+  refused(str("validation text and ", test_.string(), " share"), [&](SplitOptions& o) {
+    o.validation = {test_};
+    o.unseen = {test_};
+  });
   refused("needs calibration text", [](SplitOptions& o) { o.calibration.shards.clear(); });
   refused("a ridge must be a positive number", [](SplitOptions& o) { o.refit_ridges = {-1}; });
   refused("write native", [](SplitOptions& o) { o.format = ModelFormat::mixtral; });
@@ -387,8 +394,8 @@ TEST_F(Retention, WhatCannotBeIsRefusedOrSaid) {
   SplitOptions same = options();
   same.calibration.shards = {test_};
   EXPECT_THAT(
-      [&] { arms(same, {"joint"}); },
-      ThrowsMessage<InputError>(HasSubstr("calibration text and the test text test share")));
+      [&] { arms(same, {"v1"}); },
+      ThrowsMessage<InputError>(HasSubstr(str("calibration text and ", test_.string(), " share"))));
 
   SplitOptions few = options();
   few.calibration.length = 8;

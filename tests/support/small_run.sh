@@ -58,3 +58,12 @@ has() { grep -Eq -- "$1" "$2" || { cat "$2"; fail "$2 does not say '$1'"; }; }
 
 # must COMMAND: runs what must succeed; its output, in last.log, is shown when it does not.
 must() { "$@" > last.log 2>&1 || { local code=$?; cat last.log; fail "exit code $code: $*"; }; }
+
+# refused PATTERN COMMAND: bad input ends with exit code 2 and says PATTERN.
+refused() {
+  local pattern=$1 code=0
+  shift
+  "$@" > last.log 2>&1 || code=$?
+  [ $code -eq 2 ] || { cat last.log; fail "exit code $code, not refused: $*"; }
+  has "$pattern" last.log
+}
