@@ -10,8 +10,8 @@
 # --models: of launch/study_models.sh, default demo,tinystories-656k,stories260k,smollm2-135m. Each is
 # split as the lines of configs/study/retention_grid.txt say, with calibration, validation and test
 # documents that are not the same (MOE_REALDATA names the folder that has the texts). --recovery:
-# models that are trained on, default demo, by configs/study/retention_arms.txt, --steps of 2048 tokens,
-# default 120. --seeds: default 3. --calibration-tokens: default 16384; --test-tokens: of each kind of
+# models that are trained on, default demo (or none), by configs/study/retention_arms.txt, --steps of
+# 2048 tokens, default 120. --seeds: default 3. --calibration-tokens: default 16384; --test-tokens: of each kind of
 # text, at most, default 20000. QUICK=1 in the environment: one seed, 40 steps, one size of each model.
 #
 # Everything lands in retention/ or --output: MODEL/ (model and texts), arms/MODEL-NAME.json (what
@@ -66,6 +66,7 @@ for value in "$seeds" "$steps" "$calibration_tokens" "$test_tokens"; do
   [[ $value =~ ^[1-9][0-9]*$ ]] ||
     fail '--seeds, --steps, --calibration-tokens and --test-tokens are positive numbers'
 done
+[ "$recovery" != none ] || recovery=''
 IFS=, read -ra models <<< "$models"
 IFS=, read -ra recovery <<< "$recovery"
 for model in "${models[@]}" "${recovery[@]}"; do

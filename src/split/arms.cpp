@@ -101,6 +101,8 @@ const std::vector<Arm> kArms = {
        refit(o);
        o.refit_to_dense_stream = true;
      }},
+    {"joint+refit:routed", "the same without shared experts, as many active",
+     [](SplitOptions& o) { share_none(o), join(o), refit(o); }},
     {"mixtral", "as Mixtral holds it: no shared experts, no biases, flat softmax",
      [](SplitOptions& o) {
        share_none(o);

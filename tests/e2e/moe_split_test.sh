@@ -70,6 +70,24 @@ expect 0 'held-out loss' "${ranks[@]}" moe-split --input dense --output ranks --
 [ $? -eq 2 ] || fail 'two ranks took top-k 5 of 4'
 [ "$(grep -c 'moe-split: error: top-k' last.log)" -eq 1 ] || fail "not said once: $(cat last.log)"
 
+# What is fitted in closed form is the same model on two ranks as on one, but for the order of sums; on
+# more threads bit for bit.
+fit=(--experts 3 --shared 1 --top-k 1 "${text[@]}" --gate logistic --weights unit --refit down+bias
+  --format native)
+expect 0 'those refitted' moe-split --input dense --output joint "${fit[@]}" --method joint
+given=("${fit[@]}" --indices joint/neuron_indices.safetensors)
+expect 0 'those refitted' moe-split --input dense --output joint-1 "${given[@]}"
+expect 0 'those refitted' "${ranks[@]}" moe-split --input dense --output joint-2 "${given[@]}"
+expect 0 'equal' moe-split verify joint-1 joint-2 --data held-out.h5
+for threads in 1 3; do
+  expect 0 'those refitted' "${ranks[@]}" -x OMP_NUM_THREADS=$threads \
+    moe-split --input dense --output joint-by-$threads "${fit[@]}" --method joint
+done
+cmp joint-by-1/model.safetensors joint-by-3/model.safetensors || fail 'threads change the split'
+"${ranks[@]}" moe-split --input dense --output refused "${fit[@]}" --held-out train.h5 > last.log 2>&1
+[ $? -eq 2 ] || fail "measured on text that it was fitted to: $(cat last.log)"
+[ "$(grep -c 'calibration text and train.h5 share' last.log)" -eq 1 ] || fail "not once: $(cat last.log)"
+
 # LLaMA-MoE's own models as they are configured, here of 24 neurons and two key/value heads; a key that
 # is none.
 for config in "$configs"/*.toml; do
