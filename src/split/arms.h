@@ -84,8 +84,9 @@ struct ArmsReport {
 };
 
 /// Splits in memory by every arm with every seed and measures the loss on the test texts, layer by
-/// layer on the split model's own stream. Collective. Throws InputError where calibration or
-/// validation text shares a document with a test.
+/// layer on the split model's own stream; says on standard error what each seed of an arm added.
+/// Collective. Throws InputError where calibration or validation text shares a document with a
+/// test.
 ArmsReport compare_arms(const ArmsOptions& options, Communicator& world);
 
 }  // namespace moe

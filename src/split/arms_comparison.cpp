@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "core/parallel.h"
 #include "kernels/backend.h"
 #include "split/activation_energy.h"
@@ -147,7 +148,8 @@ class Comparison {
                        for (Streams& s : streams) move_on(layer, planned, split.top_k, s);
                        measuring += seconds_since(before);
                      });
-      result.seconds += (seconds_since(start) - measuring) * share;
+      const double planning = seconds_since(start) - measuring;
+      result.seconds += planning * share;
       describe(plan, split.top_k, share, &result);
       for (std::size_t t = 0; t < texts_.size(); ++t) {
         written[t].push_back(tests_[t].losses(streams[t].written));
@@ -158,6 +160,9 @@ class Comparison {
         loss.by_oracle += (tests_[t].losses(streams[t].oracle).mean() - dense) * share;
         loss.unrefitted += (tests_[t].losses(streams[t].unrefitted).mean() - dense) * share;
       }
+      log_info("{}, seed {}: {:+.3f} nats on {}, planned in {:.1f} s", arm.name, seed,
+               result.losses[0].by_seed.back() - dense_losses_[0].mean(), o_.tests[0].name,
+               planning);
     }
     std::vector<DocumentLosses> mean;
     for (std::size_t t = 0; t < texts_.size(); ++t) {
