@@ -9,7 +9,7 @@
 namespace moe {
 namespace {
 
-struct Arguments {
+struct BuildArguments {
   BuildOptions options;
   SetArguments sets;
   FilterArguments filters;
@@ -20,13 +20,13 @@ struct Arguments {
 };
 
 /// The inputs, whichever option names them.
-const std::vector<std::string>& inputs_of(const Arguments& a) {
+const std::vector<std::string>& inputs_of(const BuildArguments& a) {
   MOE_REQUIRE(int(a.input.empty()) + int(a.raw.empty()) + int(a.tokenized.empty()) == 2,
               "give either --input (text) or --tokenized (token ids) or --raw (text of many sets)");
   return !a.input.empty() ? a.input : !a.raw.empty() ? a.raw : a.tokenized;
 }
 
-BuildOptions options_of(const Arguments& a) {
+BuildOptions options_of(const BuildArguments& a) {
   BuildOptions options = a.options;
   const auto& inputs = inputs_of(a);
   options.inputs.assign(inputs.begin(), inputs.end());
@@ -42,7 +42,7 @@ BuildOptions options_of(const Arguments& a) {
   return options;
 }
 
-int build(const Arguments& a) {
+int build(const BuildArguments& a) {
   const BuildOptions options = options_of(a);
   std::optional<Tokenizer> tokenizer;
   if (!a.tokenizer.empty()) tokenizer = Tokenizer::open(a.tokenizer);
@@ -55,8 +55,8 @@ int build(const Arguments& a) {
 }  // namespace
 
 Action define_data_build(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
-  Arguments& a = *arguments;
+  auto arguments = std::make_shared<BuildArguments>();
+  BuildArguments& a = *arguments;
   BuildOptions& o = a.options;
   app.add_option("--input", a.input,
                  "Text: .jsonl or .txt files, also .gz and .zst; read in this order");

@@ -7,14 +7,14 @@
 namespace moe {
 namespace {
 
-struct Arguments {
+struct ChatArguments {
   BuildOptions options;
   ShardArguments shards;
   std::vector<std::string> input;
   std::string chat, tokenizer, over_long, learn = "assistant";
 };
 
-int chat(const Arguments& a) {
+int chat(const ChatArguments& a) {
   BuildOptions options = a.options;
   options.inputs.assign(a.input.begin(), a.input.end());
   a.shards.fill(options);
@@ -30,8 +30,8 @@ int chat(const Arguments& a) {
 }  // namespace
 
 Action define_data_chat(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
-  Arguments& a = *arguments;
+  auto arguments = std::make_shared<ChatArguments>();
+  ChatArguments& a = *arguments;
   BuildOptions& o = a.options;
   o.domain = "chat";
   app.add_option(

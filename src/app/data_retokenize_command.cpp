@@ -17,14 +17,14 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Arguments {
+struct RetokenizeArguments {
   BuildOptions options;
   std::vector<std::string> input;
   std::string from, to, output;
   bool no_bos = false, no_eos = false, json = false;
 };
 
-int retokenize(const Arguments& a) {
+int retokenize(const RetokenizeArguments& a) {
   BuildOptions options = a.options;
   options.inputs.assign(a.input.begin(), a.input.end());
   options.output = a.output;
@@ -71,8 +71,8 @@ int retokenize(const Arguments& a) {
 }  // namespace
 
 Action define_data_retokenize(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
-  Arguments& a = *arguments;
+  auto arguments = std::make_shared<RetokenizeArguments>();
+  RetokenizeArguments& a = *arguments;
   BuildOptions& o = a.options;
   app.add_option("--input", a.input, "Token shards of one domain; read in this order")->required();
   app.add_option("--from", a.from, "The tokenizer that made them")->required();

@@ -15,7 +15,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Arguments {
+struct SplitRawArguments {
   SplitRawOptions options;
   SetArguments sets;
   FilterArguments filters;
@@ -24,7 +24,7 @@ struct Arguments {
   bool json = false;
 };
 
-int split(const Arguments& a) {
+int split(const SplitRawArguments& a) {
   SplitRawOptions options = a.options;
   IntakeOptions& intake = options.intake;
   intake.inputs.assign(a.input.begin(), a.input.end());
@@ -70,8 +70,8 @@ int split(const Arguments& a) {
 }  // namespace
 
 Action define_data_split_raw(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
-  Arguments& a = *arguments;
+  auto arguments = std::make_shared<SplitRawArguments>();
+  SplitRawArguments& a = *arguments;
   IntakeOptions& intake = a.options.intake;
   app.add_option("--input", a.input, "Raw jsonl files, also .gz and .zst; read in this order")
       ->required();

@@ -19,7 +19,7 @@ using nlohmann::ordered_json;
 constexpr double kQuantiles[] = {0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99};
 constexpr std::int64_t kBarWidth = 40;
 
-struct Arguments {
+struct StatsArguments {
   std::vector<std::string> shards;
   std::string tokenizer;
   int threads = 0;
@@ -78,7 +78,7 @@ void print(const DomainStatistics& d) {
                std::string(std::size_t(count * kBarWidth / most), '#'));
 }
 
-int statistics(const Arguments& a) {
+int statistics(const StatsArguments& a) {
   std::optional<Tokenizer> tokenizer;
   if (!a.tokenizer.empty()) tokenizer = Tokenizer::open(a.tokenizer);
   std::int64_t total = 0;
@@ -97,7 +97,7 @@ int statistics(const Arguments& a) {
 }  // namespace
 
 Action define_data_stats(CLI::App& app) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<StatsArguments>();
   app.add_option("shards", arguments->shards, "Token shards of any domains")->required();
   app.add_option("--tokenizer", arguments->tokenizer, "Count the bytes of their text, too");
   app.add_option("--threads", arguments->threads, "Threads (default: all cores)")
