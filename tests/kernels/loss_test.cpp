@@ -163,7 +163,8 @@ TEST(Distillation, MatchesPlainLoops) {
         Tensor x = logits.clone();
         backend(Device::cpu).distillation(loss, divergence, x, teacher, labels, step);
         EXPECT_TRUE(near(loss, expected.loss, tolerance));
-        EXPECT_TRUE(near(divergence, expected.divergence, tolerance));
+        // A sum of terms of both signs, whose order the compiler has a say in.
+        EXPECT_TRUE(near(divergence, expected.divergence, 4 * tolerance));
         if (step.divergence_scale == 0)
           EXPECT_TRUE(same_bits(x, logits)) << "logits must stay without a gradient";
         else
