@@ -11,8 +11,8 @@
 # split as the lines of configs/study/retention_grid.txt say, with calibration, validation and test
 # documents that are not the same (MOE_REALDATA names the folder that has the texts). --recovery:
 # models that are trained on, default demo (or none), by configs/study/retention_arms.txt, --steps of
-# 2048 tokens, default 120. --seeds: default 3. --calibration-tokens: default 16384; --test-tokens: of each kind of
-# text, at most, default 20000. QUICK=1 in the environment: one seed, 40 steps, one size of each model.
+# 2048 tokens, default 120. --seeds: default 3. --calibration-tokens: default 16384; --test-tokens: of
+# each kind of text, at most, default 20000. QUICK=1: one seed, 40 steps, one size of each model.
 #
 # Everything lands in retention/ or --output: MODEL/ (model and texts), arms/MODEL-NAME.json (what
 # moe-split arms measured), recovery/MODEL/ (launch/study.sh's folder). What is there is kept by the

@@ -67,8 +67,8 @@ struct SplitOptions {
   std::optional<bool> softmax_over_all;
   AttentionSplitOptions attention;
   CalibrationOptions calibration;
-  /// Text that decides between fits, a seventh as many tokens of it at most; empty: an eighth of the calibration text is held back for it
-  /// where it is needed.
+  /// Text that decides between fits, at most a seventh as many tokens as calibration has; empty: an
+  /// eighth of the calibration text is held back for it where it is needed.
   std::vector<std::filesystem::path> validation;
   /// Shards that losses are to be measured on: refused where calibration or validation text has a
   /// document of theirs.
@@ -89,6 +89,7 @@ struct SplitOptions {
 struct ExpertSizes {
   std::vector<std::int64_t> routed, shared;
 };
+
 /// The names of moe-split's options for these; the readers throw InputError for others.
 const char* name(SplitWeights weights);
 const char* name(SplitRefit refit);
